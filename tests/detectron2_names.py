@@ -140,12 +140,10 @@ ALLOWED: dict[str, set[str]] = {
         "verify_results",
     },
     "detectron2.layers": {
-        "ASPP",
         "BatchNorm2d",
         "CNNBlockBase",
         "Conv2d",
         "ConvTranspose2d",
-        "DepthwiseSeparableConv2d",
         "FrozenBatchNorm2d",
         "Linear",
         "ROIAlign",

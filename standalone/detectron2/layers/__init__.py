@@ -1,8 +1,7 @@
 """Layers and losses without knowledge of any model."""
 
-from .aspp import ASPP
 from .batch_norm import FrozenBatchNorm2d, get_norm
-from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
+from .blocks import CNNBlockBase
 from .losses import ciou_loss, diou_loss
 from .mask_ops import paste_masks_in_image
 from .nms import batched_nms, nms
@@ -22,12 +21,10 @@ from .wrappers import (
 )
 
 __all__ = [
-    "ASPP",
     "BatchNorm2d",
     "CNNBlockBase",
     "Conv2d",
     "ConvTranspose2d",
-    "DepthwiseSeparableConv2d",
     "FrozenBatchNorm2d",
     "Linear",
     "ROIAlign",
