@@ -2,8 +2,9 @@
 
 import torch
 from detectron2.structures import BitMasks
-from roca_nocs.layers import instance_boxes
 from timing import compare
+
+from roca_nocs.layers import instance_boxes
 
 
 def id_map(height: int, width: int, num_instances: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 
 STANDALONE = detectron2.__version__.endswith("+standalone")
 
-# pytest_plugins = ["data.embedded_fixture"]
+pytest_plugins = ["data.embedded_fixture"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,7 +13,8 @@ from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from roca_nocs.data.images import describe, read_color, read_map
+from roca_nocs.data.images import describe, read_color
+from roca_nocs.data.maps import read_map
 from roca_nocs.data.transforms import SceneInput, chirality_message
 from roca_nocs.geometry.rotation import quaternion_to_matrix
 from roca_nocs.layers import instance_boxes
@@ -91,7 +92,7 @@ class SceneMapper:
         self.maps = tuple(maps)
         self.poses = poses
         self.chiral = poses or any(name in CHIRAL_MAPS for name in maps)
-        flip = _find_flip(list(augmentations))
+        flip = find_flip(list(augmentations))
         if self.chiral and is_train and flip is not None:
             raise ValueError(chirality_message(flip))
         logger.info("SceneMapper(is_train=%s): %s", is_train, self.augmentations)
@@ -153,8 +154,8 @@ class SceneMapper:
         result["instances"] = instances
         for name in self.maps:
             array = scene.maps[name]
-            if array.ndim == 3:
-                array = array.transpose(2, 0, 1)
+            if name == "nocs":
+                array = np.where(instance.numpy()[..., None] > 0, array, 0).transpose(2, 0, 1)
             result[name] = torch.from_numpy(np.ascontiguousarray(array))
 
 
@@ -162,14 +163,14 @@ class SceneMapper:
 _KEPT = ("file_name", "height", "width", "image_id", "scene_id")
 
 
-def _find_flip(augmentations: Sequence[Any]) -> str | None:
+def find_flip(augmentations: Sequence[Any]) -> str | None:
     """Class name of a mirroring augmentation, also inside lists and RandomApply."""
     for augmentation in augmentations:
         if isinstance(augmentation, T.RandomFlip | T.HFlipTransform | T.VFlipTransform):
             return type(augmentation).__name__
         single = [getattr(augmentation, name, None) for name in ("aug", "tfm")]
         inner = [*single, *getattr(augmentation, "augs", ())]
-        found = _find_flip([each for each in inner if each is not None])
+        found = find_flip([each for each in inner if each is not None])
         if found is not None:
             return found
     return None

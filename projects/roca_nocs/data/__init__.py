@@ -1,0 +1,1 @@
+"""Datasets and what leads from them to model inputs."""

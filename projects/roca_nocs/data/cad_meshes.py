@@ -1,0 +1,56 @@
+"""Meshes of the CAD models that the records of a dataset name, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from detectron2.data import MetadataCatalog
+
+from roca_nocs.data.cad_catalog import load_cad_catalog
+from roca_nocs.data.coco_json import DatasetError
+
+Mesh = tuple[np.ndarray, np.ndarray]
+"""Vertices (V, 3) in the model frame and faces (F, 3)."""
+
+
+def mesh_finder(dataset: str) -> Callable[[str, str], Mesh] | None:
+    """How to find the meshes of a registered dataset.
+
+    Args:
+        dataset: registered name.
+
+    Returns:
+        A function from (catalogue id, model id) to the mesh; None where the dataset has no models.
+
+    Raises:
+        DatasetError: the function, when a model is missing.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    if metadata.get("cad_folder"):
+        catalog = load_cad_catalog(metadata.cad_folder, metadata.cad_split)
+
+        def from_catalog(catalog_id: str, model_id: str) -> Mesh:
+            entry = catalog.entries[catalog.index(catalog_id, model_id)]
+            return entry.vertices, entry.faces
+
+        return from_catalog
+    if metadata.get("model_root"):
+        root, split = Path(metadata.model_root), metadata.model_split
+        return lambda catalog_id, model_id: _nocs_mesh(root, split, catalog_id, model_id)
+    return None
+
+
+def _nocs_mesh(root: Path, split: str, catalog_id: str, model_id: str) -> Mesh:
+    """CAMERA's files are mirrored in z, as its maps are; REAL's are not."""
+    camera_file = root / split / catalog_id / model_id / "model.obj"
+    path = camera_file if catalog_id else root / f"real_{split}" / f"{model_id}.obj"
+    if not path.is_file():
+        raise DatasetError(f"There is no CAD model {path}.")
+    mesh = trimesh.load(path, force="mesh", process=False)
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
+    if catalog_id:
+        vertices, faces = vertices * [1, 1, -1], faces[:, ::-1]
+    return vertices, faces

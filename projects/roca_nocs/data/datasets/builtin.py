@@ -1,0 +1,202 @@
+"""The list of datasets that have a name. Registering opens no file.
+
+Everything lies below ``$DETECTRON2_DATASETS`` (default ``datasets``); ``datasets/README.md`` shows
+the folder trees. To add a dataset in an existing format, add an entry here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..coco_json import DatasetError
+from ..synthetic.manifest import check_dataset
+from ..synthetic.presets import KINDS, PRESETS, folder_name
+from . import nocs, scan2cad
+
+ROOT_VARIABLE = "DETECTRON2_DATASETS"
+
+Records = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class BuiltinDataset:
+    """A named dataset.
+
+    Attributes:
+        name: as in ``DatasetCatalog.get(name)``.
+        folder: its folder below the dataset root.
+        load: reads it, given that folder.
+        classes: names of the classes by contiguous id.
+        first_id: category id of the first class in the annotation file.
+        json_file: annotation file relative to the folder, also for ``COCOEvaluator``.
+        image_root: folder of the image names in it, relative to the folder.
+        command: that makes an embedded dataset, whose manifest tells whether it is complete;
+            ``None`` for a published one.
+        extra: further metadata; values of type ``Path`` are relative to the folder.
+    """
+
+    name: str
+    folder: str
+    load: Callable[[Path], Records]
+    classes: tuple[str, ...]
+    first_id: int
+    json_file: str
+    image_root: str
+    command: str | None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def dataset_root() -> Path:
+    """``$DETECTRON2_DATASETS``, default ``datasets`` in the current folder."""
+    return Path(os.environ.get(ROOT_VARIABLE, "datasets")).expanduser()
+
+
+def builtin_datasets() -> list[BuiltinDataset]:
+    """All named datasets: the embedded presets and the published ones."""
+    datasets = []
+    for preset in PRESETS:
+        for kind in KINDS:
+            prefix = folder_name(kind, preset)
+            command = prepare_command(kind, preset)
+            make = _rooms if kind == "rooms" else _tabletops
+            datasets += make(prefix, command)
+    datasets += [
+        _scan2cad(f"scan2cad_{split}", "scan2cad", split, split, None) for split in ("train", "val")
+    ]
+    datasets += [
+        _nocs(f"nocs_{dataset}_{split}", "nocs", dataset, split, None)
+        for dataset, split in _NOCS_SPLITS
+    ]
+    return datasets
+
+
+_NOCS_SPLITS = (("camera", "train"), ("camera", "val"), ("real", "train"), ("real", "test"))
+
+
+def prepare_command(kind: str, preset: str) -> str:
+    """The command that makes an embedded dataset."""
+    return f"python datasets/prepare_embedded.py --kind {kind} --preset {preset}"
+
+
+def _rooms(prefix: str, command: str) -> list[BuiltinDataset]:
+    # The models of val_seen are those of train.
+    splits = {"train": "train", "val": "val", "val_seen": "train"}
+    return [
+        _scan2cad(f"{prefix}_{split}", prefix, split, cad_split, command)
+        for split, cad_split in splits.items()
+    ]
+
+
+def _tabletops(prefix: str, command: str) -> list[BuiltinDataset]:
+    names = {"camera": prefix, "real": f"{prefix}_real"}
+    return [
+        _nocs(f"{names[dataset]}_{split}", prefix, dataset, split, command)
+        for dataset, split in _NOCS_SPLITS
+    ]
+
+
+def _scan2cad(
+    name: str, folder: str, split: str, cad_split: str, command: str | None
+) -> BuiltinDataset:
+    json_file = f"Dataset/scan2cad_instances_{split}.json"
+    extra: dict[str, Any] = {
+        "rendering_root": Path("Rendering"),
+        "cad_folder": Path("Dataset"),
+        "cad_split": cad_split,
+    }
+    if split != "train":
+        extra["scenes_file"] = Path(f"Dataset/scan2cad_{split}_scenes.json")
+    return BuiltinDataset(
+        name=name,
+        folder=folder,
+        load=partial(_load_scan2cad, json_file),
+        classes=scan2cad.CLASSES,
+        first_id=0,
+        json_file=json_file,
+        image_root="Images",
+        command=command,
+        extra=extra,
+    )
+
+
+def _load_scan2cad(json_file: str, folder: Path) -> Records:
+    return scan2cad.load_scan2cad(folder / json_file, folder / "Images", folder / "Rendering")
+
+
+def _nocs(name: str, folder: str, dataset: str, split: str, command: str | None) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=name,
+        folder=folder,
+        load=partial(nocs.load_nocs, dataset=dataset, split=split),
+        classes=nocs.CLASSES,
+        first_id=1,
+        json_file=nocs.nocs_index_file("", dataset, split).as_posix(),
+        image_root="",
+        command=command,
+        extra={
+            "model_root": Path("obj_models"),
+            "model_split": split,
+            "symmetric_classes": nocs.SYMMETRIC_CLASSES,
+            "handle_class": nocs.HANDLE_CLASS,
+        },
+    )
+
+
+def load_builtin(dataset: BuiltinDataset, root: Path) -> Records:
+    """Read a named dataset below a root.
+
+    Raises:
+        DatasetError: its folder is missing (says which, where and what to do), incomplete, changed
+            or damaged.
+    """
+    folder = root / dataset.folder
+    if not folder.is_dir():
+        value = os.environ.get(ROOT_VARIABLE)
+        advice = (
+            f"Make it with: {dataset.command}"
+            if dataset.command
+            else "It has to be obtained from its authors: see datasets/README.md."
+        )
+        setting = f"${ROOT_VARIABLE} is {'not set' if value is None else repr(value)}"
+        raise DatasetError(
+            f"Dataset '{dataset.name}' needs the folder {folder.absolute()}, which does not exist "
+            f"({setting}). {advice}"
+        )
+    if dataset.command:
+        check_dataset(folder, dataset.command)
+    return dataset.load(folder)
+
+
+def register_builtin(root: Path | None = None) -> None:
+    """Register every named dataset that is not registered yet.
+
+    Args:
+        root: folder of the datasets, default :func:`dataset_root`.
+    """
+    root = dataset_root() if root is None else Path(root)
+    registered = set(DatasetCatalog.list())
+    for dataset in builtin_datasets():
+        if dataset.name in registered:
+            continue
+        DatasetCatalog.register(dataset.name, partial(load_builtin, dataset, root))
+        folder = root / dataset.folder
+        ids = {dataset.first_id + index: index for index in range(len(dataset.classes))}
+        extra = {
+            key: str(folder / value) if isinstance(value, Path) else value
+            for key, value in dataset.extra.items()
+        }
+        MetadataCatalog.get(dataset.name).set(
+            thing_classes=list(dataset.classes),
+            thing_dataset_id_to_contiguous_id=ids,
+            json_file=str(folder / dataset.json_file),
+            image_root=str(folder / dataset.image_root),
+            evaluator_type="coco",
+            **extra,
+        )

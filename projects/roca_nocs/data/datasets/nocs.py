@@ -1,0 +1,249 @@
+"""Reader of the NOCS folders: CAMERA, REAL, and the embedded tabletops.
+
+Layout below one root::
+
+    {camera,real}/<split>/<folder>/<frame>_{color,mask,coord,depth}.png, <frame>_meta.txt
+    camera_full_depths/<split>/<folder>/<frame>_composed.png          (optional)
+    obj_models/<split>/<synset>/<model>/bbox.txt                      (CAMERA)
+    obj_models/real_<split>/<name>.txt                                (REAL)
+    gts/{val,real_test}/results_{val,real_test}_<folder>_<frame>.pkl  (optional)
+    annotations/nocs_{camera,real}_<split>.json                       (made on first use)
+
+The masks of all images have to be read once to know boxes and objects; the result is kept as a
+COCO-style file, which also serves as ``json_file`` of detectron2's ``COCOEvaluator``.
+
+Frames: model (y up, unit diagonal, centred), camera (x right, y down, z forward, metres). A model
+point p lies at ``R(q) @ (s * p) + t``; the map holds p + 0.5.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import BoxMode
+
+from ..coco_json import CocoFile, DatasetError, check_files, get_numbers, parse_coco, read_json
+from .nocs_frames import ModelExtents, NocsFrame, find_frames, frame_annotations
+
+logger = logging.getLogger(__name__)
+
+CATALOG_IDS = {
+    "bottle": "02876657",
+    "bowl": "02880940",
+    "camera": "02942699",
+    "can": "02946921",
+    "laptop": "03642806",
+    "mug": "03797390",
+}
+CLASSES = tuple(CATALOG_IDS)
+"""Class id 0 of the files is the background or a distractor; ``CLASSES[i]`` has the id i + 1."""
+
+SYMMETRIC_CLASSES = ("bottle", "bowl", "can")
+HANDLE_CLASS = "mug"
+"""Symmetric only where its handle is hidden."""
+
+_FULL_SIZE = (480, 640)
+_INTRINSICS = {
+    "camera": (577.5, 577.5, 319.5, 239.5),
+    "real": (591.0125, 590.16775, 322.525, 244.11084),
+}
+_PROGRESS_SECONDS = 30
+
+
+def nocs_intrinsics(dataset: str, height: int, width: int) -> np.ndarray:
+    """Intrinsics of CAMERA or REAL for images of any size.
+
+    The published values belong to 640x480; images of another aspect ratio are centre crops. Pixel
+    centres are at integer coordinates, so a centre c scales to (c + 1/2) * factor - 1/2.
+
+    Args:
+        dataset: ``"camera"`` or ``"real"``.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        (3, 3) float64.
+    """
+    focal_x, focal_y, center_x, center_y = _INTRINSICS[dataset]
+    full_height, full_width = _FULL_SIZE
+    factor = max(height / full_height, width / full_width)
+    # Measured from the middle of the image, which a centre crop keeps.
+    x = (center_x + 0.5 - full_width / 2) * factor + width / 2 - 0.5
+    y = (center_y + 0.5 - full_height / 2) * factor + height / 2 - 0.5
+    return np.array([[focal_x * factor, 0, x], [0, focal_y * factor, y], [0, 0, 1]])
+
+
+def load_nocs_camera(root: str | os.PathLike[str], split: str) -> list[dict[str, Any]]:
+    """Records of CAMERA's images; ``split`` is ``"train"`` or ``"val"``. See :func:`load_nocs`."""
+    return load_nocs(root, "camera", split)
+
+
+def load_nocs_real(root: str | os.PathLike[str], split: str) -> list[dict[str, Any]]:
+    """Records of REAL's images; ``split`` is ``"train"`` or ``"test"``. See :func:`load_nocs`."""
+    return load_nocs(root, "real", split)
+
+
+def load_nocs(root: str | os.PathLike[str], dataset: str, split: str) -> list[dict[str, Any]]:
+    """Read one split of a NOCS dataset into detectron2 records.
+
+    Args:
+        root: folder that holds ``camera``, ``real``, ``obj_models`` and so on.
+        dataset: ``"camera"`` or ``"real"``.
+        split: name of the folder below it.
+
+    Returns:
+        One dictionary per image: ``layout`` ("nocs"), ``file_name``, ``height``, ``width``,
+        ``image_id``, ``scene_id`` (the folder), ``intrinsics`` ((3, 3) float64, pixels),
+        ``instance_file_name``, ``nocs_file_name``, ``depth_file_name``,
+        (``depth_full_file_name``: objects composed with the background), ``annotations``:
+        ``bbox`` (XYWH_ABS), ``bbox_mode``, ``category_id`` (0-5), ``iscrowd``, ``segmentation``,
+        ``alignment_id`` (the object's value in the mask), ``model`` ({``catid_cad``,
+        ``id_cad``}), ``extents`` (of the model with unit diagonal), ``sym``, ``annotation_id``,
+        and, where poses are known, ``q`` (w, x, y, z), ``t`` (metres), ``s`` (the diagonal in
+        metres, three times), ``handle_visible``.
+
+    Raises:
+        DatasetError: names the file, the record and the field.
+    """
+    root = Path(root)
+    base = root / dataset / split
+    if not base.is_dir():
+        raise DatasetError(f"{root}: there is no folder {dataset}/{split}.")
+    frames, incomplete = find_frames(root, dataset, split)
+    if incomplete:
+        logger.warning(
+            "%s: left out %d images that lack one of their files, first: %s.",
+            base,
+            len(incomplete),
+            incomplete[0],
+        )
+    if not frames:
+        raise DatasetError(f"{base} holds no complete image.")
+    coco = _read_or_build_index(root, dataset, split, frames)
+    has_full_depth = (root / f"{dataset}_full_depths" / split).is_dir()
+    records = [_record(image, coco, root, dataset, has_full_depth) for image in coco.images]
+    if has_full_depth:
+        paths = (record["depth_full_file_name"] for record in records)
+        check_files(paths, "composed depth", str(root))
+    counts = Counter(CLASSES[a["category_id"]] for r in records for a in r["annotations"])
+    logger.info("%s: %d images, objects: %s.", base, len(records), dict(sorted(counts.items())))
+    return records
+
+
+def nocs_index_file(root: str | os.PathLike[str], dataset: str, split: str) -> Path:
+    """The COCO-style file that keeps what the masks of a split hold."""
+    return Path(root) / "annotations" / f"nocs_{dataset}_{split}.json"
+
+
+def build_nocs_index(frames: Sequence[NocsFrame]) -> dict[str, Any]:
+    """Read masks, object lists and poses of all images into a COCO-style dictionary."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    extents = ModelExtents()
+    reported = time.monotonic()
+    for frame in frames:
+        content = frame_annotations(frame, extents, len(CLASSES))
+        image_id = len(images) + 1
+        images.append(
+            {
+                "id": image_id,
+                "file_name": f"{frame.stem}_color.png",
+                "height": content["height"],
+                "width": content["width"],
+                "scene_id": frame.folder,
+            }
+        )
+        for annotation in content["annotations"]:
+            # Ids count from 1: COCO's evaluation takes a match with annotation 0 for no match.
+            annotations.append({"id": len(annotations) + 1, "image_id": image_id, **annotation})
+        if time.monotonic() - reported > _PROGRESS_SECONDS:
+            reported = time.monotonic()
+            logger.info("Read the masks of %d of %d images.", len(images), len(frames))
+    categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
+    return {
+        "info": {"description": "Objects of NOCS images, read from their masks"},
+        "categories": categories,
+        "images": images,
+        "annotations": annotations,
+    }
+
+
+def _read_or_build_index(
+    root: Path, dataset: str, split: str, frames: Sequence[NocsFrame]
+) -> CocoFile:
+    """The index; made again where it does not list exactly the frames found on disk."""
+    path = nocs_index_file(root, dataset, split)
+    if path.is_file():
+        coco = parse_coco(read_json(path), path)
+        if [image["file_name"] for image in coco.images] == [f"{f.stem}_color.png" for f in frames]:
+            return coco
+        logger.warning("%s does not list the images on disk; it is made again.", path)
+    data = build_nocs_index(frames)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        temporary.write_text(json.dumps(data, separators=(",", ":")) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        logger.warning("Cannot keep %s (%s): it is made again by every run.", path, error)
+    return parse_coco(data, path)
+
+
+def _record(
+    image: Mapping[str, Any], coco: CocoFile, root: Path, dataset: str, has_full_depth: bool
+) -> dict[str, Any]:
+    color = os.path.join(root, *image["file_name"].split("/"))
+    stem = color.removesuffix("color.png")
+    record = {
+        "layout": "nocs",
+        "file_name": color,
+        "height": image["height"],
+        "width": image["width"],
+        "image_id": image["id"],
+        "scene_id": image["scene_id"],
+        "intrinsics": nocs_intrinsics(dataset, image["height"], image["width"]),
+        "instance_file_name": f"{stem}mask.png",
+        "nocs_file_name": f"{stem}coord.png",
+        "depth_file_name": f"{stem}depth.png",
+        "annotations": [
+            _annotation(annotation, f"{coco.path}: annotation {annotation['id']}")
+            for annotation in coco.annotations.get(image["id"], ())
+        ],
+    }
+    if has_full_depth:
+        _, *parts = image["file_name"].removesuffix("color.png").split("/")
+        record["depth_full_file_name"] = os.path.join(
+            root, f"{dataset}_full_depths", *parts[:-1], f"{parts[-1]}composed.png"
+        )
+    return record
+
+
+def _annotation(annotation: Mapping[str, Any], where: str) -> dict[str, Any]:
+    name = CLASSES[annotation["category_id"] - 1]
+    handle_hidden = name == HANDLE_CLASS and not annotation.get("handle_visible", True)
+    round_object = name in SYMMETRIC_CLASSES or handle_hidden
+    kept = {
+        "bbox": annotation["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": annotation["category_id"] - 1,
+        "iscrowd": annotation["iscrowd"],
+        "segmentation": annotation["segmentation"],
+        "annotation_id": annotation["id"],
+        "alignment_id": annotation["alignment_id"],
+        "model": annotation["model"],
+        "extents": get_numbers(annotation, "extents", (3,), where),
+        "sym": "__SYM_ROTATE_UP_INF" if round_object else "__SYM_NONE",
+    }
+    if "q" in annotation:
+        for field, length in (("q", 4), ("t", 3), ("s", 3)):
+            kept[field] = get_numbers(annotation, field, (length,), where)
+        kept["handle_visible"] = annotation["handle_visible"]
+    return kept

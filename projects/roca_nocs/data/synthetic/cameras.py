@@ -1,0 +1,230 @@
+"""Intrinsics like those of the real datasets, and random viewpoints that see something."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .assembly import scene_geometry
+from .raycast import pixel_directions
+from .types import Scene, View
+
+_logger = logging.getLogger(__name__)
+
+# fx, fy, cx, cy and the size (height, width) they belong to.
+_SCANNET = (433.2, 434.1, 239.6, 182.2), (360, 480)
+_NOCS = {
+    "camera": ((577.5, 577.5, 319.5, 239.5), (480, 640)),
+    "real": ((591.0125, 590.16775, 322.525, 244.11084), (480, 640)),
+}
+
+_PROBE = (30, 40)
+_ATTEMPTS = 400
+
+
+def room_intrinsics(size: tuple[int, int]) -> np.ndarray:
+    """ScanNet25k's camera at another resolution.
+
+    Args:
+        size: (height, width); other aspect ratios than 3:4 are centre crops.
+
+    Returns:
+        (3, 3) float64, pixel centres at integer coordinates.
+    """
+    return _scaled(*_SCANNET, size)
+
+
+def tabletop_intrinsics(size: tuple[int, int], dataset: str = "camera") -> np.ndarray:
+    """The camera of a NOCS dataset at another resolution.
+
+    Args:
+        size: (height, width); other aspect ratios than 3:4 are centre crops.
+        dataset: ``"camera"`` or ``"real"``.
+
+    Returns:
+        (3, 3) float64, pixel centres at integer coordinates.
+    """
+    if dataset not in _NOCS:
+        raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(_NOCS)}")
+    return _scaled(*_NOCS[dataset], size)
+
+
+def _scaled(
+    values: tuple[float, float, float, float], base: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"image size (height, width) is {size}; expected positive numbers")
+    fx, fy, cx, cy = values
+    factor = max(height / base[0], width / base[1])
+    crop_x, crop_y = (base[1] * factor - width) / 2.0, (base[0] * factor - height) / 2.0
+    # Pixel centres at integers: the corner of the image lies at -1/2, which stays in place.
+    centre_x = (cx + 0.5) * factor - 0.5 - crop_x
+    centre_y = (cy + 0.5) * factor - 0.5 - crop_y
+    return np.array([[fx * factor, 0.0, centre_x], [0.0, fy * factor, centre_y], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a 40x30 probe must see, and where the eye may be."""
+
+    min_objects: int
+    min_share: float
+    nearest: float
+    propose: Callable[[Scene, np.random.Generator], np.ndarray | None]
+
+
+def sample_views(
+    scene: Scene, count: int, size: tuple[int, int], kind: str, dataset: str = "camera"
+) -> list[View]:
+    """Look at a scene from random places.
+
+    A 40x30 probe accepts a view of a room if it sees at least two annotated objects, them on at
+    least 10 % of its pixels, and nothing nearer than 0.35 m; a view of a table top if it sees an
+    annotated object on 4 % (where the scene has any) and nothing nearer than 0.2 m. The poses do
+    not depend on the size.
+
+    Args:
+        scene: what to look at.
+        count: number of views.
+        size: (height, width) of the images.
+        kind: ``"rooms"`` or ``"tabletop"``.
+        dataset: whose camera the table tops use, ``"camera"`` or ``"real"``.
+
+    Returns:
+        The views. If none of 400 viewpoints passes, the one that sees most is taken and a warning
+        logged.
+    """
+    if kind == "rooms":
+        rules = _Rules(2, 0.10, 0.35, _propose_in_room)
+        intrinsics, probe = room_intrinsics(size), room_intrinsics(_PROBE)
+    elif kind == "tabletop":
+        populated = any(placed.annotated for placed in scene.objects)
+        minimum = (1, 0.04) if populated else (0, 0.0)
+        rules = _Rules(*minimum, 0.2, _propose_at_table)
+        intrinsics = tabletop_intrinsics(size, dataset)
+        probe = tabletop_intrinsics(_PROBE, dataset)
+    else:
+        raise ValueError(f"kind is {kind!r}; expected 'rooms' or 'tabletop'")
+    columns, rows = np.arange(_PROBE[1])[None], np.arange(_PROBE[0])[:, None]
+    directions = pixel_directions(probe, columns, rows).reshape(-1, 3)
+    rng = np.random.default_rng([*scene.seed, 1])
+    shape = (int(size[0]), int(size[1]))
+    return [
+        View(intrinsics, _search(scene, directions, rules, rng), shape, index)
+        for index in range(count)
+    ]
+
+
+def _search(
+    scene: Scene, directions: np.ndarray, rules: _Rules, rng: np.random.Generator
+) -> np.ndarray:
+    """The first world-to-camera matrix that passes the rules."""
+    geometry = scene_geometry(scene)
+    annotated = np.array([False, *(placed.annotated for placed in scene.objects)])
+    best, best_share = None, -1.0
+    for _ in range(_ATTEMPTS):
+        pose = rules.propose(scene, rng)
+        if pose is None:
+            continue
+        eye, world = camera_rays(pose, directions)
+        faces, depth = geometry.caster.first_hit(eye, world)
+        if depth[faces >= 0].min(initial=np.inf) < rules.nearest:
+            continue
+        counts = np.bincount(geometry.instances[faces], minlength=len(annotated)) * annotated
+        share = float(counts.sum()) / len(directions)
+        if share >= rules.min_share and np.count_nonzero(counts >= 2) >= rules.min_objects:
+            return pose
+        if share > best_share:
+            best, best_share = pose, share
+    if best is None:
+        raise RuntimeError(f"{scene.name}: no free place for a camera in {_ATTEMPTS} attempts")
+    _logger.warning("%s: no view passed; took one with %.1f %%", scene.name, 100 * best_share)
+    return best
+
+
+def camera_rays(
+    world_to_camera: np.ndarray, directions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Move camera-frame rays to the world.
+
+    Args:
+        world_to_camera: (4, 4).
+        directions: (N, 3) with z = 1.
+
+    Returns:
+        The eye (3,) float64 and the directions (N, 3) float32.
+    """
+    rotation = world_to_camera[:3, :3]
+    eye = -rotation.T @ world_to_camera[:3, 3]
+    # Written out, for the order of summation of a matrix product may depend on the thread count.
+    world = sum(directions[:, i, None] * rotation[i] for i in range(3))
+    return eye, world.astype(np.float32)
+
+
+def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarray:
+    """World-to-camera matrix (4, 4) of an OpenCV camera (x right, y down, z forward).
+
+    Args:
+        eye: (3,) world.
+        target: (3,) world; not straight above or below the eye.
+        roll: radians about the optical axis.
+    """
+    forward = np.asarray(target, dtype=np.float64) - eye
+    forward /= np.linalg.norm(forward)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    cosine, sine = np.cos(roll), np.sin(roll)
+    rotation = np.stack([cosine * right + sine * down, cosine * down - sine * right, forward])
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = -rotation @ eye
+    return pose
+
+
+def _propose_in_room(scene: Scene, rng: np.random.Generator) -> np.ndarray | None:
+    """Eye 1.1-1.9 m high, 0.25 m off the walls, 1.2 m or more from the object it looks at."""
+    lower, upper = _bounds(scene)
+    eye = np.array([*rng.uniform(lower[:2] + 0.25, upper[:2] - 0.25), rng.uniform(1.1, 1.9)])
+    labelled = [placed for placed in scene.objects if placed.annotated]
+    if not labelled:
+        raise ValueError(f"{scene.name} has no annotated object to look at")
+    target = labelled[rng.integers(len(labelled))].translation + rng.uniform(-0.25, 0.25, 3)
+    roll = rng.normal(0.0, 0.04)
+    if np.linalg.norm(target - eye) < 1.2 or _inside_object(scene, eye, 0.2):
+        return None
+    return look_at(eye, target, roll)
+
+
+def _propose_at_table(scene: Scene, rng: np.random.Generator) -> np.ndarray | None:
+    """Eye 0.4-1.1 m from the objects, 15-60 degrees above them, within the room."""
+    lower, upper = _bounds(scene)
+    positions = np.stack([placed.translation for placed in scene.objects])
+    target = positions.mean(axis=0) + rng.uniform(-0.06, 0.06, 3)
+    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(15.0, 60.0))
+    level = np.cos(elevation)
+    offset = np.array([level * np.cos(azimuth), level * np.sin(azimuth), np.sin(elevation)])
+    eye = target + rng.uniform(0.4, 1.1) * offset
+    roll = rng.normal(0.0, 0.05)
+    if (eye < lower + 0.1).any() or (eye > upper - 0.1).any() or _inside_object(scene, eye, 0.1):
+        return None
+    return look_at(eye, target, roll)
+
+
+def _bounds(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the box around all surfaces: the room."""
+    vertices = np.concatenate([surface.vertices for surface in scene.surfaces])
+    return vertices.min(axis=0).astype(np.float64), vertices.max(axis=0).astype(np.float64)
+
+
+def _inside_object(scene: Scene, eye: np.ndarray, margin: float) -> bool:
+    """Whether the eye is in the world-aligned box of an object, grown by ``margin``."""
+    for vertices in scene_geometry(scene).object_vertices:
+        low, high = vertices.min(axis=0) - margin, vertices.max(axis=0) + margin
+        if ((eye > low) & (eye < high)).all():
+            return True
+    return False
