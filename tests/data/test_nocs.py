@@ -22,12 +22,9 @@ from roca_nocs.data.datasets.nocs import (
     nocs_intrinsics,
 )
 from roca_nocs.data.datasets.nocs_frames import (
-    ModelExtents,
-    NocsFrame,
     decode_coordinates,
     decode_depth,
     decode_instances,
-    frame_annotations,
     read_meta,
 )
 from roca_nocs.data.images import read_png
@@ -84,52 +81,6 @@ def test_published_intrinsics() -> None:
     ]
     half = nocs_intrinsics("real", 240, 320)
     assert half[0, 0] == 591.0125 / 2 and half[0, 2] == pytest.approx((322.525 + 0.5) / 2 - 0.5)
-
-
-def test_decoding_agrees_with_the_reference(golden_dir: Path, tmp_path: Path) -> None:
-    path = golden_dir / "nocs" / "camera_loader.npz"
-    if not path.is_file():
-        pytest.skip(f"no {path}")
-    with np.load(path) as golden:
-        data = dict(golden)
-    # The file holds red first; OpenCV reads and writes blue first.
-    coordinates = decode_coordinates(data["coord_png_rgb"][..., ::-1])
-    masks = data["masks"].astype(bool)
-    for row in range(masks.shape[2]):
-        mask = masks[..., row]
-        np.testing.assert_allclose(coordinates[mask], data["coords"][mask][:, row], atol=1e-6)
-    depth = decode_depth(data["encoded_depth_png_rgb"][..., ::-1])
-    np.testing.assert_array_equal(depth, data["decoded_depth_mm"])
-
-    frame = NocsFrame(tmp_path, "camera", "val", "00000", "0000")
-    lines = data["meta_lines"].tolist()
-    write_frame(frame, data["mask_png_red"], lines)
-    for line, (upper, lower) in zip(lines, data["model_bbox_rows_max_min"], strict=True):
-        _, _, catalog, model = line.split()
-        write_bbox(tmp_path / f"obj_models/val/{catalog}/{model}/bbox.txt", upper, lower)
-    annotations = frame_annotations(frame, ModelExtents(), len(CLASSES))["annotations"]
-    assert [a["category_id"] for a in annotations] == data["class_ids"].tolist()
-    np.testing.assert_allclose([a["extents"] for a in annotations], data["scales"], atol=1e-6)
-    for annotation, (y1, x1, y2, x2) in zip(
-        annotations, data["boxes_y1x1y2x2"].tolist(), strict=True
-    ):
-        assert annotation["bbox"] == [x1, y1, x2 - x1, y2 - y1]
-
-
-def write_frame(frame: NocsFrame, mask: np.ndarray, lines: list[str]) -> None:
-    """The five files of an image: one with a mask in the red channel and the given lines."""
-    frame.path("color.png").parent.mkdir(parents=True, exist_ok=True)
-    colors = np.zeros((*mask.shape, 3), np.uint8)
-    colors[..., 2] = mask
-    for suffix in ("color", "mask", "coord"):
-        cv2.imwrite(str(frame.path(f"{suffix}.png")), colors)
-    cv2.imwrite(str(frame.path("depth.png")), mask.astype(np.uint16))
-    frame.path("meta.txt").write_text("\n".join(lines) + "\n")
-
-
-def write_bbox(path: Path, upper: Any, lower: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{' '.join(map(str, upper))}\n{' '.join(map(str, lower))}\n")
 
 
 def test_encodings_by_hand() -> None:
