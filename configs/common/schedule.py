@@ -1,0 +1,20 @@
+"""Learning rate schedules, relative to `optimizer.lr`; see `roca_nocs.engine.schedule`."""
+
+from detectron2.config import LazyCall as L
+
+from roca_nocs.engine.schedule import flat_cosine, multi_step
+
+# For training small models from scratch, of any length.
+flat_then_cosine = L(flat_cosine)(
+    max_iter="${train.max_iter}",
+    warmup=40,
+    flat=0.7,
+    final=0.1,
+)
+
+# The "1x" schedule of detectron2: 90000 iterations of 16 images, about 12 passes over COCO.
+coco_1x = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[60000, 80000],
+    warmup=1000,
+)
