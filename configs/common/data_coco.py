@@ -1,20 +1,17 @@
 """COCO 2017 instance segmentation; replace the names for other data sets in COCO format."""
 
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from detectron2.data import transforms as T
 from detectron2.evaluation import COCOEvaluator
 
 from roca_nocs.data.loader import build_train_loader
+from roca_nocs.data.mappers import CocoMapper
 
 dataloader = dict(
     train=L(build_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
-        mapper=L(DatasetMapper)(
+        mapper=L(CocoMapper)(
             is_train=True,
             augmentations=[
                 L(T.ResizeShortestEdge)(
@@ -32,7 +29,7 @@ dataloader = dict(
     ),
     test=L(build_detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
-        mapper=L(DatasetMapper)(
+        mapper=L(CocoMapper)(
             is_train=False,
             augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
             image_format="${...train.mapper.image_format}",

@@ -7,6 +7,7 @@ import roma
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from roca_nocs.geometry.rotation import matrix_to_quaternion, quaternion_to_matrix
 
 

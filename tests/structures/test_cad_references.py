@@ -3,6 +3,7 @@
 import pytest
 import torch
 from detectron2.structures import Instances
+
 from roca_nocs.structures import CadReferences
 
 KEYS = [("03001627", "a"), ("03001627", "b"), ("04379243", "a")]
