@@ -1,0 +1,75 @@
+"""From the generated rooms to a picture of detections, with the scripts that users run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs" / "mask_rcnn" / "rooms_r18.py"
+
+
+def run(script: str, *arguments: str, datasets: Path) -> str:
+    """Run a script of tools/ and return what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(ROOT / "tools" / script), *arguments],
+        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def train_net(datasets: Path, output: Path, *arguments: str) -> str:
+    """Train or evaluate the default config on the tiny rooms."""
+    options = ["--config-file", str(CONFIG), "--num-gpus", "0"]
+    overrides = [
+        f"train.output_dir={output}",
+        "train.max_iter=80",
+        "train.eval_period=40",
+        "train.checkpointer.period=40",
+        "dataloader.train.total_batch_size=4",
+        "dataloader.train.dataset.names=rooms_tiny_train",
+        "dataloader.test.dataset.names=rooms_tiny_train",
+    ]
+    return run("train_net.py", *options, *arguments, *overrides, datasets=datasets)
+
+
+@pytest.fixture(scope="module")
+def trained(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("rooms")
+    train_net(embedded_root, output)
+    return output
+
+
+def test_training_improves_the_metric(trained: Path) -> None:
+    """Mask R-CNN from scratch begins to fit 40 images in 80 small steps (8.8 measured)."""
+    lines = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    scores = [line["bbox/AP50"] for line in lines if "bbox/AP50" in line]
+    assert len(scores) == 2
+    assert scores[1] > 3 and scores[1] > 1.5 * scores[0]
+
+
+def test_evaluation_alone_reproduces_the_numbers(trained: Path, embedded_root: Path) -> None:
+    results = trained / "results.json"
+    after_training = json.loads(results.read_text())
+    results.unlink()
+    train_net(embedded_root, trained, "--eval-only")
+    assert json.loads(results.read_text()) == after_training
+
+
+def test_demo_draws_what_was_found(trained: Path, embedded_root: Path, tmp_path: Path) -> None:
+    arguments = ["--run", str(trained), "--count", "2", "--threshold", "0.1"]
+    run("demo.py", *arguments, datasets=embedded_root)
+    sheet = cv2.imread(str(trained / "demo.png"))
+    # Three columns (input, ground truth, found) of 160x120 and gaps.
+    assert sheet.shape == (22 + 2 * 124, 3 * 164, 3)
+    photo, output = tmp_path / "photo.jpg", tmp_path / "found.png"
+    cv2.imwrite(str(photo), sheet[22:142, :160])
+    run("demo.py", *arguments, "--input", str(photo), "--output", str(output), datasets=tmp_path)
+    assert cv2.imread(str(output)).shape == (22 + 124, 2 * 164, 3)
