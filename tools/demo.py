@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Draws what a trained model finds, in images of a dataset or in given files.
 
     tools/demo.py --run output/rooms_r18                      # its first test dataset

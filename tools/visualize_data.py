@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Contact sheets of what a model sees of a registered dataset, after augmentation.
 
     tools/visualize_data.py --dataset rooms_train --output sheet.png

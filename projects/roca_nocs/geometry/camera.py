@@ -37,9 +37,9 @@ def pixel_rays(intrinsics: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         (..., H, W, 3); times the depth of a pixel it is the point seen there.
     """
     height, width = size
-    like = {"dtype": intrinsics.dtype, "device": intrinsics.device}
-    y, x = torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3)
+    rows, columns = (torch.arange(n, device=intrinsics.device) for n in (height, width))
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1).reshape(-1, 3).to(intrinsics.dtype)
     rays = pixels @ torch.linalg.inv(intrinsics).mT
     return rays.reshape(*intrinsics.shape[:-2], height, width, 3)
 

@@ -155,7 +155,7 @@ def ball(radius: float, centre: Sequence[float], *, segments: int = 12) -> Mesh:
     return translate(lathe(profile, segments=segments), centre)
 
 
-def tube(path: Sequence[Sequence[float]], radius: float, *, segments: int = 8) -> Mesh:
+def tube(path: Sequence[Sequence[float]] | np.ndarray, radius: float, *, segments: int = 8) -> Mesh:
     """A round bar along a polyline, which must not turn back on itself.
 
     Args:

@@ -47,7 +47,9 @@ class Renderer:
         instance = geometry.instances[hits.faces].reshape(height, width)
         normals = facing_normals(geometry, hits.faces, hits.directions)
         rotation = view.world_to_camera[:3, :3].astype(np.float32)
-        normals = sum(normals[:, i, None] * rotation[:, i] for i in range(3))
+        # Not a matrix product: BLAS rounds differently from one number of threads to the next.
+        x, y, z = (normals[:, i, None] * rotation[:, i] for i in range(3))
+        normals = x + y + z
         return Frame(
             rgb=self._color(view, hits),
             depth=depth,

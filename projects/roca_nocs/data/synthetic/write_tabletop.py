@@ -188,15 +188,15 @@ def _write_poses(
         poses[row] = view.world_to_camera @ _object_to_world(placed)
         if placed.model.category == HANDLE_CLASS:
             visible[row] = handle_visible(placed.model, frame.nocs[frame.instance == index + 1])
-    arrays = {
-        "instance_ids": np.array(kept, dtype=np.int64) + 1,
-        "rotations": poses[:, :3, :3],
-        "translations": poses[:, :3, 3],
-        "scales": scales,
-        "handle_visibility": visible,
-    }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(
+        buffer,
+        instance_ids=np.array(kept, dtype=np.int64) + 1,
+        rotations=poses[:, :3, :3],
+        translations=poses[:, :3, 3],
+        scales=scales,
+        handle_visibility=visible,
+    )
     writer.write(f"{place.stem}_pose.npz", buffer.getvalue())
     if f"{place.dataset}/{place.split}" in GTS_SUBSETS:
         transforms = poses.copy()

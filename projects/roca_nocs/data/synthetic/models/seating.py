@@ -115,11 +115,11 @@ def _chair_back(
     lean, thick = rng.uniform(4.0, 12.0), rng.uniform(0.025, 0.045)
     pivot = (0.0, seat, deep)
     z = (deep - thick, deep)
-    panel = [(-half, seat - 0.02, z[0]), (half, top, z[1])]
+    low, high = (-half, seat - 0.02, z[0]), (half, top, z[1])
     if back == "solid":
         gap = rng.choice([0.0, 0.1])
-        panel[0] = (-half, seat - 0.02 + gap, z[0])
-        pieces = {"back": [tapered_box(*panel, rng.uniform(0.8, 1.0), 1.0)]}
+        low = (-half, seat - 0.02 + gap, z[0])
+        pieces = {"back": [tapered_box(low, high, rng.uniform(0.8, 1.0), 1.0)]}
         if gap > 0.0:
             post = box((-0.05, seat - 0.04, z[0]), (0.05, seat + gap + 0.02, z[1]))
             pieces["back_post"] = [post]
@@ -174,10 +174,10 @@ def sofa(builder: ModelBuilder, variant: int, rng: np.random.Generator) -> None:
         builder.box("leg", (-half + 0.04, half - 0.04), (0.0, foot), (-deep + 0.05, deep - 0.04))
     if extra == "chaise":
         step = 2 * (half - arm) / seats
-        x = (half - arm - step, half - arm)
+        left, right = half - arm - step, half - arm
         front = (-deep - 0.6, -deep)
-        builder.box("base", x, (foot, seat - 0.13), front)
-        builder.add("seat", cushion((x[0], seat - 0.15, front[0]), (x[1], seat, front[1] + 0.05)))
+        builder.box("base", (left, right), (foot, seat - 0.13), front)
+        builder.add("seat", cushion((left, seat - 0.15, front[0]), (right, seat, front[1] + 0.05)))
     elif extra == "pillows":
         for side in (-1, 1):
             pillow = cushion((-0.22, -0.07, -0.22), (0.22, 0.07, 0.22), rounding=0.5, exponent=3.5)
