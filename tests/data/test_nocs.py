@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from roca_nocs.data.categories import NOCS_SYNSETS
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.datasets import load_nocs_camera, load_nocs_real
 from roca_nocs.data.datasets.nocs import (
-    CATALOG_IDS,
     CLASSES,
     load_nocs,
     nocs_index_file,
@@ -62,7 +62,7 @@ def copied(folder: Path, tmp_path: Path) -> Path:
 
 def test_classes_agree_with_the_models() -> None:
     assert CATEGORIES["tabletop"] == CLASSES
-    for name, catalog_id in CATALOG_IDS.items():
+    for name, catalog_id in NOCS_SYNSETS.items():
         assert build_model(name, 0).catalog_id == catalog_id
 
 
@@ -112,7 +112,7 @@ def test_records(
         assert ("depth_full_file_name" in record) == (dataset == "camera")
         for annotation in record["annotations"]:
             assert annotation["model"]["catid_cad"] == (
-                CATALOG_IDS[CLASSES[annotation["category_id"]]] if dataset == "camera" else ""
+                NOCS_SYNSETS[CLASSES[annotation["category_id"]]] if dataset == "camera" else ""
             )
             assert np.linalg.norm(annotation["extents"]) == pytest.approx(1, abs=1e-5)
 

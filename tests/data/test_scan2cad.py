@@ -15,9 +15,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from scipy.spatial.transform import Rotation
 
+from roca_nocs.data.categories import SCAN2CAD_SYNSETS
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.datasets.scan2cad import (
-    CATALOG_IDS,
     CLASS_REPEATS,
     CLASSES,
     image_repeat_factors,
@@ -61,7 +61,7 @@ def reload_changed(folder: Path, tmp_path: Path) -> Callable[..., list[dict[str,
 
 def test_classes_agree_with_the_models() -> None:
     assert CATEGORIES["rooms"] == CLASSES == tuple(sorted(CLASSES)) == tuple(CLASS_REPEATS)
-    for name, catalog_id in CATALOG_IDS.items():
+    for name, catalog_id in SCAN2CAD_SYNSETS.items():
         assert build_model(name, 0).catalog_id == catalog_id
 
 
@@ -100,7 +100,8 @@ def test_record_fields(records: list[dict[str, Any]]) -> None:
             assert np.linalg.norm(annotation["q"]) == pytest.approx(1)
             assert annotation["q"][0] >= 0
             assert (
-                annotation["model"]["catid_cad"] == CATALOG_IDS[CLASSES[annotation["category_id"]]]
+                annotation["model"]["catid_cad"]
+                == SCAN2CAD_SYNSETS[CLASSES[annotation["category_id"]]]
             )
 
 

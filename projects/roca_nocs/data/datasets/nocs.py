@@ -30,20 +30,13 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from ..categories import NOCS_SYNSETS
 from ..coco_json import CocoFile, DatasetError, check_files, get_numbers, parse_coco, read_json
 from .nocs_frames import ModelExtents, NocsFrame, find_frames, frame_annotations
 
 logger = logging.getLogger(__name__)
 
-CATALOG_IDS = {
-    "bottle": "02876657",
-    "bowl": "02880940",
-    "camera": "02942699",
-    "can": "02946921",
-    "laptop": "03642806",
-    "mug": "03797390",
-}
-CLASSES = tuple(CATALOG_IDS)
+CLASSES = tuple(NOCS_SYNSETS)
 """Class id 0 of the files is the background or a distractor; ``CLASSES[i]`` has the id i + 1."""
 
 SYMMETRIC_CLASSES = ("bottle", "bowl", "can")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from detectron2.structures import BoxMode
 
+from ..categories import SCAN2CAD_SYNSETS
 from ..coco_json import (
     CocoFile,
     DatasetError,
@@ -34,19 +35,7 @@ from ..coco_json import (
 
 logger = logging.getLogger(__name__)
 
-# Name and ShapeNet synset; category ids follow the alphabetical order.
-CATALOG_IDS = {
-    "bathtub": "02808440",
-    "bed": "02818832",
-    "bin": "02747177",
-    "bookcase": "02871439",
-    "cabinet": "02933112",
-    "chair": "03001627",
-    "display": "03211117",
-    "sofa": "04256520",
-    "table": "04379243",
-}
-CLASSES = tuple(CATALOG_IDS)
+CLASSES = tuple(SCAN2CAD_SYNSETS)
 BENCHMARK_CLASSES = tuple(name for name in CLASSES if name != "bed")
 SYMMETRIES = ("__SYM_NONE", "__SYM_ROTATE_UP_2", "__SYM_ROTATE_UP_4", "__SYM_ROTATE_UP_INF")
 

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from roca_nocs.data.categories import NOCS_SYNSETS, SCAN2CAD_SYNSETS
+
 from ..primitives import Mesh, box
 from ..symmetry import rotational_symmetry
 from ..types import CadModel
 
-CATALOG_IDS = {
-    "bathtub": "02808440",
-    "bed": "02818832",
-    "bin": "02747177",
-    "bookcase": "02871439",
-    "cabinet": "02933112",
-    "chair": "03001627",
-    "display": "03211117",
-    "sofa": "04256520",
-    "table": "04379243",
-    "bottle": "02876657",
-    "bowl": "02880940",
-    "camera": "02942699",
-    "can": "02946921",
-    "laptop": "03642806",
-    "mug": "03797390",
-}
+CATALOG_IDS = SCAN2CAD_SYNSETS | NOCS_SYNSETS
 """ShapeNet synset of each annotated class; everything else is a distractor, ``"00000000"``."""
 
 
