@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Statistics of registered datasets: a table of numbers and a plot of distributions.
 
     tools/dataset_statistics.py --dataset rooms_train rooms_val --output statistics.png
