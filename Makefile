@@ -8,13 +8,21 @@ TYPED := $(wildcard projects/roca_nocs/geometry projects/roca_nocs/layers projec
 # One thread a process: two test workers, or two training processes, share the machine.
 export OMP_NUM_THREADS ?= 1
 
+# make demo: where it trains, for how long, and where the results go.
+DEMO_DEVICES ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo --num-gpus 1 || echo --num-gpus 0 --num-processes 2)
+DEMO_ITERATIONS ?= 300
+DEMO_OUTPUT ?= output/demo
+
 .PHONY: env demo test test-all lint bench
 
 env:
 	@$(PYTHON) tools/make_env.py --venv $(VENV)
 
 demo: env
-	$(BIN)/python tools/demo.py
+	$(BIN)/python datasets/prepare_embedded.py --kind rooms --preset demo --workers 2
+	$(BIN)/python tools/train_net.py --config-file configs/mask_rcnn/rooms_r18.py $(DEMO_DEVICES) --resume \
+		train.output_dir=$(DEMO_OUTPUT) train.max_iter=$(DEMO_ITERATIONS)
+	$(BIN)/python tools/demo.py --run $(DEMO_OUTPUT)
 
 test: env
 	$(BIN)/python -m pytest -n 2

@@ -24,7 +24,13 @@ from detectron2.structures import Instances
 from pycocotools import mask as rle
 
 from roca_nocs.engine.checkpoint import Checkpointer
-from roca_nocs.utils.visualize import contact_sheet, draw_boxes, draw_masks
+from roca_nocs.utils.visualize import (
+    contact_sheet,
+    draw_boxes,
+    draw_masks,
+    magnification,
+    magnify,
+)
 
 
 def load_model(run: Path) -> tuple[Any, torch.nn.Module]:
@@ -52,22 +58,26 @@ def draw_predictions(
 ) -> np.ndarray:
     """The detections above a score, as masks, boxes and labels."""
     instances = instances[instances.scores >= threshold].to("cpu")
+    factor = magnification(image)
+    image = magnify(image, factor)
     if instances.has("pred_masks"):
-        image = draw_masks(image, instances.pred_masks.numpy())
+        image = draw_masks(image, magnify(instances.pred_masks.numpy(), factor, (1, 2)))
     pairs = zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
     labels = [f"{names[label]} {score:.0%}" for label, score in pairs]
-    return draw_boxes(image, instances.pred_boxes.tensor.numpy(), labels)
+    return draw_boxes(image, instances.pred_boxes.tensor.numpy() * factor, labels)
 
 
 def draw_annotations(image: np.ndarray, annotations: list[dict], names: list[str]) -> np.ndarray:
     """The ground truth of a record."""
+    factor = magnification(image)
+    image = magnify(image, factor)
     with_masks = [each for each in annotations if "segmentation" in each]
     if with_masks:
         masks = [rle.decode(each["segmentation"]).astype(bool) for each in with_masks]
-        image = draw_masks(image, np.stack(masks))
+        image = draw_masks(image, magnify(np.stack(masks), factor, (1, 2)))
     boxes = np.array([each["bbox"] for each in annotations], dtype=float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    return draw_boxes(image, boxes, [names[each["category_id"]] for each in annotations])
+    return draw_boxes(image, boxes * factor, [names[each["category_id"]] for each in annotations])
 
 
 def main() -> None:
@@ -100,7 +110,10 @@ def main() -> None:
         record.setdefault("intrinsics", assumed_intrinsics(*image.shape[:2]))
         with torch.no_grad():
             instances = model([mapper(record)])[0]["instances"]
-        row = [image, draw_predictions(image, instances, names, args.threshold)]
+        row = [
+            magnify(image, magnification(image)),
+            draw_predictions(image, instances, names, args.threshold),
+        ]
         if "annotations" in record:
             row.insert(1, draw_annotations(image, record["annotations"], names))
         rows.append(row)

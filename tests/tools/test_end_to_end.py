@@ -67,9 +67,9 @@ def test_demo_draws_what_was_found(trained: Path, embedded_root: Path, tmp_path:
     arguments = ["--run", str(trained), "--count", "2", "--threshold", "0.1"]
     run("demo.py", *arguments, datasets=embedded_root)
     sheet = cv2.imread(str(trained / "demo.png"))
-    # Three columns (input, ground truth, found) of 160x120 and gaps.
-    assert sheet.shape == (22 + 2 * 124, 3 * 164, 3)
+    # Three columns (input, ground truth, found) of 160x120, magnified twice, and gaps.
+    assert sheet.shape == (22 + 2 * 244, 3 * 324, 3)
     photo, output = tmp_path / "photo.jpg", tmp_path / "found.png"
-    cv2.imwrite(str(photo), sheet[22:142, :160])
+    cv2.imwrite(str(photo), sheet[22:262:2, :320:2])
     run("demo.py", *arguments, "--input", str(photo), "--output", str(output), datasets=tmp_path)
-    assert cv2.imread(str(output)).shape == (22 + 124, 2 * 164, 3)
+    assert cv2.imread(str(output)).shape == (22 + 244, 2 * 324, 3)

@@ -12,6 +12,8 @@ from roca_nocs.utils.visualize import (
     draw_wireframe,
     feature_edges,
     instance_colors,
+    magnification,
+    magnify,
     nocs_picture,
 )
 
@@ -77,3 +79,13 @@ def test_neighbouring_colors_differ() -> None:
     colors = instance_colors(12).astype(int)
     assert np.abs(np.diff(colors, axis=0)).max(axis=1).min() > 60
     assert instance_colors(0).shape == (0, 3)
+
+
+def test_small_pictures_are_magnified() -> None:
+    image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, 2)
+    assert magnification(np.zeros((120, 160, 3))) == 2
+    assert magnification(np.zeros((360, 480, 3))) == 1
+    assert (
+        magnify(image, 2)[:, :, 0].tolist() == [[0, 0, 1, 1, 2, 2]] * 2 + [[3, 3, 4, 4, 5, 5]] * 2
+    )
+    assert magnify(np.zeros((5, 2, 3)), 3, (1, 2)).shape == (5, 6, 9)

@@ -28,6 +28,16 @@ def instance_colors(count: int) -> np.ndarray:
     return (np.array(colors).reshape(-1, 3) * 255).astype(np.uint8)
 
 
+def magnification(image: np.ndarray, width: int = 320) -> int:
+    """Whole factor that makes a small picture (H, W, 3) about this wide, so that labels fit."""
+    return max(1, width // image.shape[1])
+
+
+def magnify(array: np.ndarray, factor: int, axes: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """Repeat every pixel ``factor`` times along the two image axes."""
+    return array.repeat(factor, axes[0]).repeat(factor, axes[1])
+
+
 def draw_masks(image: np.ndarray, masks: np.ndarray, alpha: float = 0.45) -> np.ndarray:
     """Tint the pixels of each mask.
 

@@ -197,11 +197,9 @@ def check_dataset(root: str | os.PathLike[str], repair: str, *, contents: bool =
         )
     if manifest.source != source_hash():
         logger.warning(
-            "%s was made by another version of the generator (version %s, now %s). "
-            "It is used as it is; make it again with: %s",
+            "%s was made by other source code of the generator than the present one. It is used as "
+            "it is; make it again with: %s",
             root,
-            manifest.generator_version,
-            GENERATOR_VERSION,
             manifest.arguments.command(str(root)),
         )
     return manifest
