@@ -19,7 +19,6 @@ from roca_nocs.data.datasets.nocs import (
     CLASSES,
     load_nocs,
     nocs_index_file,
-    nocs_intrinsics,
 )
 from roca_nocs.data.datasets.nocs_frames import (
     decode_coordinates,
@@ -30,7 +29,6 @@ from roca_nocs.data.datasets.nocs_frames import (
 from roca_nocs.data.images import read_png
 from roca_nocs.data.maps import read_map
 from roca_nocs.data.restricted_pickle import load_restricted_pickle
-from roca_nocs.data.synthetic.cameras import tabletop_intrinsics
 from roca_nocs.data.synthetic.models import CATEGORIES, build_model
 
 Records = list[dict[str, Any]]
@@ -64,23 +62,6 @@ def test_classes_agree_with_the_models() -> None:
     assert CATEGORIES["tabletop"] == CLASSES
     for name, catalog_id in NOCS_SYNSETS.items():
         assert build_model(name, 0).catalog_id == catalog_id
-
-
-@pytest.mark.parametrize("dataset", ["camera", "real"])
-@pytest.mark.parametrize("size", [(480, 640), (120, 160), (240, 240), (100, 300)])
-def test_intrinsics_are_those_of_the_generator(dataset: str, size: tuple[int, int]) -> None:
-    np.testing.assert_allclose(
-        nocs_intrinsics(dataset, *size), tabletop_intrinsics(size, dataset), rtol=1e-12
-    )
-
-
-def test_published_intrinsics() -> None:
-    assert nocs_intrinsics("camera", 480, 640)[:2].tolist() == [
-        [577.5, 0, 319.5],
-        [0, 577.5, 239.5],
-    ]
-    half = nocs_intrinsics("real", 240, 320)
-    assert half[0, 0] == 591.0125 / 2 and half[0, 2] == pytest.approx((322.525 + 0.5) / 2 - 0.5)
 
 
 def test_encodings_by_hand() -> None:

@@ -27,11 +27,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.structures import BoxMode
 
 from ..categories import NOCS_SYNSETS
 from ..coco_json import CocoFile, DatasetError, check_files, get_numbers, parse_coco, read_json
+from ..published_cameras import nocs_intrinsics
 from .nocs_frames import ModelExtents, NocsFrame, find_frames, frame_annotations
 
 logger = logging.getLogger(__name__)
@@ -43,35 +43,7 @@ SYMMETRIC_CLASSES = ("bottle", "bowl", "can")
 HANDLE_CLASS = "mug"
 """Symmetric only where its handle is hidden."""
 
-_FULL_SIZE = (480, 640)
-_INTRINSICS = {
-    "camera": (577.5, 577.5, 319.5, 239.5),
-    "real": (591.0125, 590.16775, 322.525, 244.11084),
-}
 _PROGRESS_SECONDS = 30
-
-
-def nocs_intrinsics(dataset: str, height: int, width: int) -> np.ndarray:
-    """Intrinsics of CAMERA or REAL for images of any size.
-
-    The published values belong to 640x480; images of another aspect ratio are centre crops. Pixel
-    centres are at integer coordinates, so a centre c scales to (c + 1/2) * factor - 1/2.
-
-    Args:
-        dataset: ``"camera"`` or ``"real"``.
-        height: of the image in pixels.
-        width: of the image in pixels.
-
-    Returns:
-        (3, 3) float64.
-    """
-    focal_x, focal_y, center_x, center_y = _INTRINSICS[dataset]
-    full_height, full_width = _FULL_SIZE
-    factor = max(height / full_height, width / full_width)
-    # Measured from the middle of the image, which a centre crop keeps.
-    x = (center_x + 0.5 - full_width / 2) * factor + width / 2 - 0.5
-    y = (center_y + 0.5 - full_height / 2) * factor + height / 2 - 0.5
-    return np.array([[focal_x * factor, 0, x], [0, focal_y * factor, y], [0, 0, 1]])
 
 
 def load_nocs_camera(root: str | os.PathLike[str], split: str) -> list[dict[str, Any]]:
@@ -202,7 +174,7 @@ def _record(
         "width": image["width"],
         "image_id": image["id"],
         "scene_id": image["scene_id"],
-        "intrinsics": nocs_intrinsics(dataset, image["height"], image["width"]),
+        "intrinsics": nocs_intrinsics((image["height"], image["width"]), dataset),
         "instance_file_name": f"{stem}mask.png",
         "nocs_file_name": f"{stem}coord.png",
         "depth_file_name": f"{stem}depth.png",

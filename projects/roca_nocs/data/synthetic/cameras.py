@@ -1,4 +1,4 @@
-"""Intrinsics like those of the real datasets, and random viewpoints that see something."""
+"""Random viewpoints that see something."""
 
 from __future__ import annotations
 
@@ -8,63 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roca_nocs.data.published_cameras import nocs_intrinsics, scannet_intrinsics
+
 from .assembly import scene_geometry
 from .raycast import pixel_directions
 from .types import Scene, View
 
 _logger = logging.getLogger(__name__)
 
-# fx, fy, cx, cy and the size (height, width) they belong to.
-_SCANNET = (433.2, 434.1, 239.6, 182.2), (360, 480)
-_NOCS = {
-    "camera": ((577.5, 577.5, 319.5, 239.5), (480, 640)),
-    "real": ((591.0125, 590.16775, 322.525, 244.11084), (480, 640)),
-}
-
 _PROBE = (30, 40)
 _ATTEMPTS = 400
-
-
-def room_intrinsics(size: tuple[int, int]) -> np.ndarray:
-    """ScanNet25k's camera at another resolution.
-
-    Args:
-        size: (height, width); other aspect ratios than 3:4 are centre crops.
-
-    Returns:
-        (3, 3) float64, pixel centres at integer coordinates.
-    """
-    return _scaled(*_SCANNET, size)
-
-
-def tabletop_intrinsics(size: tuple[int, int], dataset: str = "camera") -> np.ndarray:
-    """The camera of a NOCS dataset at another resolution.
-
-    Args:
-        size: (height, width); other aspect ratios than 3:4 are centre crops.
-        dataset: ``"camera"`` or ``"real"``.
-
-    Returns:
-        (3, 3) float64, pixel centres at integer coordinates.
-    """
-    if dataset not in _NOCS:
-        raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(_NOCS)}")
-    return _scaled(*_NOCS[dataset], size)
-
-
-def _scaled(
-    values: tuple[float, float, float, float], base: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"image size (height, width) is {size}; expected positive numbers")
-    fx, fy, cx, cy = values
-    factor = max(height / base[0], width / base[1])
-    crop_x, crop_y = (base[1] * factor - width) / 2.0, (base[0] * factor - height) / 2.0
-    # Pixel centres at integers: the corner of the image lies at -1/2, which stays in place.
-    centre_x = (cx + 0.5) * factor - 0.5 - crop_x
-    centre_y = (cy + 0.5) * factor - 0.5 - crop_y
-    return np.array([[fx * factor, 0.0, centre_x], [0.0, fy * factor, centre_y], [0.0, 0.0, 1.0]])
 
 
 @dataclass(frozen=True)
@@ -100,13 +53,13 @@ def sample_views(
     """
     if kind == "rooms":
         rules = _Rules(2, 0.10, 0.35, _propose_in_room)
-        intrinsics, probe = room_intrinsics(size), room_intrinsics(_PROBE)
+        intrinsics, probe = scannet_intrinsics(size), scannet_intrinsics(_PROBE)
     elif kind == "tabletop":
         populated = any(placed.annotated for placed in scene.objects)
         minimum = (1, 0.04) if populated else (0, 0.0)
         rules = _Rules(*minimum, 0.2, _propose_at_table)
-        intrinsics = tabletop_intrinsics(size, dataset)
-        probe = tabletop_intrinsics(_PROBE, dataset)
+        intrinsics = nocs_intrinsics(size, dataset)
+        probe = nocs_intrinsics(_PROBE, dataset)
     else:
         raise ValueError(f"kind is {kind!r}; expected 'rooms' or 'tabletop'")
     columns, rows = np.arange(_PROBE[1])[None], np.arange(_PROBE[0])[:, None]
