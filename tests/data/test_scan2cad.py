@@ -99,6 +99,7 @@ def test_record_fields(records: list[dict[str, Any]]) -> None:
             assert annotation["bbox_mode"] == BoxMode.XYWH_ABS
             assert np.linalg.norm(annotation["q"]) == pytest.approx(1)
             assert annotation["q"][0] >= 0
+            assert 0 < annotation["visibility"] <= 1 and 0 <= annotation["truncation"] <= 1
             assert (
                 annotation["model"]["catid_cad"]
                 == SCAN2CAD_SYNSETS[CLASSES[annotation["category_id"]]]

@@ -53,6 +53,8 @@ CLASS_REPEATS = {
 }
 
 _COLOR_FOLDER = "color"
+# Known of generated objects only.
+_OCCLUSION_FIELDS = ("visibility", "truncation")
 _OPTIONAL_MAPS = {"nocs_file_name": "noc", "depth_full_file_name": "depth_full"}
 
 
@@ -84,7 +86,8 @@ def load_scan2cad(
         ``depth_full_file_name``), ``annotations``: ``bbox`` (XYWH_ABS), ``bbox_mode``,
         ``category_id``, ``iscrowd``, (``segmentation``), ``alignment_id`` (the object's value in
         the instance image), ``q`` (w, x, y, z), ``t`` (metres), ``s`` (metres per model unit along
-        each CAD axis), ``sym``, ``model`` ({``catid_cad``, ``id_cad``, ...}), ``annotation_id``.
+        each CAD axis), ``sym``, ``model`` ({``catid_cad``, ``id_cad``, ...}), ``annotation_id``,
+        (``visibility``, ``truncation``).
 
     Raises:
         DatasetError: names the file, the record and the field, or the image file.
@@ -225,6 +228,9 @@ def _annotation_record(annotation: Mapping[str, Any], where: str) -> dict[str, A
     usable = usable_segmentation(segmentation) if segmentation else None
     if usable is not None:
         kept["segmentation"] = usable
+    for field in _OCCLUSION_FIELDS:
+        if field in annotation:
+            kept[field] = get_numbers(annotation, field, (), where)
     return kept
 
 
