@@ -22,7 +22,7 @@ from .presets import DatasetArguments
 
 logger = logging.getLogger(__name__)
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 MANIFEST_NAME = "manifest.json"
 
 FileTable = dict[str, tuple[int, str]]

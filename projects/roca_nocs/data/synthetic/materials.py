@@ -22,6 +22,9 @@ _BASES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "cardboard": ((176, 134, 88), (190, 150, 104)),
     "leaf": ((62, 112, 52), (84, 130, 60)),
     "paper": ((236, 236, 232), (245, 244, 238)),
+    "upholstery": ((122, 120, 122), (178, 160, 132), (84, 92, 116), (110, 66, 52), (92, 110, 84)),
+    "seat": ((60, 62, 68), (172, 128, 82), (142, 48, 44), (56, 84, 130), (206, 200, 190)),
+    "bin": ((70, 72, 76), (150, 154, 158), (52, 84, 132), (60, 104, 74), (206, 206, 202)),
     "shade": ((236, 226, 200), (224, 210, 180)),
 }
 
@@ -31,7 +34,9 @@ _TEXTURES: dict[str, tuple[str, ...]] = {
     "fabric": ("none", "stripes", "speckle"),
     "linen": ("none", "none", "stripes"),
     "plastic": ("none", "none", "speckle"),
-    "painted": ("none", "wood", "none", "speckle"),
+    "upholstery": ("none", "none", "stripes", "speckle"),
+    "seat": ("none", "wood", "none", "speckle"),
+    "bin": ("none", "none", "speckle"),
     "glaze": ("none", "none", "stripes", "speckle"),
     "print": ("none", "stripes", "speckle"),
 }
@@ -46,7 +51,7 @@ _ROLES: dict[str, dict[str, str]] = {
         "head_board": "wood",
         "*": "wood",
     },
-    "bin": {"body": "plastic", "lid": "plastic", "*": "metal"},
+    "bin": {"body": "bin", "lid": "bin", "*": "metal"},
     "bookcase": {"side": "wood", "back": "wood", "shelf": "wood", "*": "print"},
     "cabinet": {"handle": "metal", "door": "light wood", "leg": "dark", "*": "light wood"},
     "chair": {
@@ -54,10 +59,10 @@ _ROLES: dict[str, dict[str, str]] = {
         "post": "metal",
         "spoke": "metal",
         "caster": "dark",
-        "*": "painted",
+        "*": "seat",
     },
     "display": {"screen": "screen", "*": "case"},
-    "sofa": {"leg": "dark", "pillow": "accent", "headrest": "fabric", "*": "fabric"},
+    "sofa": {"leg": "dark", "pillow": "accent", "headrest": "upholstery", "*": "upholstery"},
     "table": {"handle": "metal", "leg": "table leg", "*": "wood"},
     "bottle": {"cap": "accent", "label": "print", "*": "plastic"},
     "bowl": {"rim": "accent", "*": "glaze"},

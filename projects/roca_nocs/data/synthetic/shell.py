@@ -36,13 +36,16 @@ def room_shell(rng: np.random.Generator, extent: np.ndarray, height: float) -> t
         _horizontal(np.zeros(2), half, 0.0, floor),
         _horizontal(np.zeros(2), half, height, ceiling),
     ]
-    wall_color = random_color(rng, (0.6, 0.92))
-    wall_color = _clip(0.55 * wall_color + 0.45 * wall_color.mean())
-    wall_texture = "stripes" if rng.random() < 0.15 else "none"
+    wall_color = random_color(rng, (0.75, 0.98))
+    wall_color = _clip(0.35 * wall_color + 0.65 * wall_color.mean())
+    wall_texture = "stripes" if rng.random() < 0.1 else "none"
     accent = int(rng.integers(16))  # one wall in four rooms has a colour of its own
     skirting = Material(_clip(np.full(3, rng.uniform(0.5, 0.95))))
     for side in range(4):
-        color = random_color(rng, (0.4, 0.85)) if side == accent else wall_color
+        color = wall_color
+        if side == accent:
+            color = random_color(rng, (0.5, 0.9))
+            color = _clip(0.5 * color + 0.5 * color.mean())
         wall = Material(color, wall_texture, float(rng.uniform(0.6, 1.2)))
         full = (-half[side // 2 - 1], half[side // 2 - 1])
         surfaces.append(_vertical(side, half, 0.0, full, (0.0, height), wall))
@@ -64,10 +67,10 @@ def sample_lighting(rng: np.random.Generator, extent: np.ndarray, height: float)
     direction = np.array([*rng.uniform(-1.0, 1.0, 2), rng.uniform(0.5, 1.0)])
     return Lighting(
         point_position=position,
-        point_power=float(rng.uniform(2.2, 4.0)),
+        point_power=float(rng.uniform(1.2, 2.2)),
         direction=direction / np.linalg.norm(direction),
-        directional_power=float(rng.uniform(0.1, 0.3)),
-        ambient=float(rng.uniform(0.35, 0.6)),
+        directional_power=float(rng.uniform(0.35, 0.55)),
+        ambient=float(rng.uniform(0.45, 0.6)),
         exposure=float(rng.uniform(0.85, 1.15)),
     )
 

@@ -25,36 +25,36 @@ def _wood(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
 
 def _stripes(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     odd = np.floor((x + y) * np.float32(9.0)).astype(np.int32) & 1
-    return np.float32(0.84) + np.float32(0.28) * odd.astype(np.float32)
+    return np.float32(0.92) + np.float32(0.14) * odd.astype(np.float32)
 
 
 def _speckle(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     cells = [np.floor(axis * np.float32(45.0)) for axis in (x, y, z)]
-    return np.float32(0.82) + np.float32(0.36) * _noise(*cells)
+    return np.float32(0.9) + np.float32(0.2) * _noise(*cells)
 
 
 def _carpet(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     fine = _noise(np.floor(x * np.float32(60.0)), np.floor(y * np.float32(60.0)))
     coarse = _noise(np.floor(x * np.float32(9.0)), np.floor(y * np.float32(9.0)))
-    return np.float32(0.82) + np.float32(0.24) * fine + np.float32(0.12) * coarse
+    return np.float32(0.9) + np.float32(0.12) * fine + np.float32(0.08) * coarse
 
 
 def _planks(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     across = y * np.float32(7.0)
     row = np.floor(across)
     along = x * np.float32(0.9) + row * np.float32(0.37)
-    factor = np.float32(0.8) + np.float32(0.3) * _noise(np.floor(along), row)
+    factor = np.float32(0.9) + np.float32(0.15) * _noise(np.floor(along), row)
     factor += np.float32(0.05) * np.sin(x * np.float32(9.0) + across * np.float32(14.0))
     gap = (across - row < 0.05) | (along - np.floor(along) < 0.008)
-    return np.where(gap, factor * np.float32(0.6), factor)
+    return np.where(gap, factor * np.float32(0.75), factor)
 
 
 def _tiles(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     column, row = x * np.float32(2.6), y * np.float32(2.6)
     cells = np.floor(column), np.floor(row)
-    factor = np.float32(0.9) + np.float32(0.16) * _noise(*cells)
+    factor = np.float32(0.95) + np.float32(0.08) * _noise(*cells)
     joint = (column - cells[0] < 0.035) | (row - cells[1] < 0.035)
-    return np.where(joint, np.float32(0.68), factor)
+    return np.where(joint, np.float32(0.82), factor)
 
 
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
