@@ -253,3 +253,16 @@ def test_other_data_set_is_reported(
     other = build_train_loader(records(9), mapper=draw, total_batch_size=4, seed=5)
     other.load_state_dict(state)
     assert "num_records was 10 when the checkpoint was written and is 9 now" in caplog.text
+
+
+def double_odd_ids(records: list[dict[str, Any]]) -> list[float]:
+    return [1 + record["id"] % 2 for record in records]
+
+
+def test_repeat_factors_of_a_function() -> None:
+    loaded = batches(15, repeat_factors=double_odd_ids, aspect_ratio_grouping=False)
+    visits = np.bincount([sample["id"] for batch in loaded for sample in batch])
+    # Four passes of 15 samples each.
+    assert visits.tolist() == [4, 8] * 5
+    with pytest.raises(ValueError, match="exclude each other"):
+        batches(1, repeat_factors=double_odd_ids, repeat_threshold=0.1)

@@ -157,6 +157,26 @@ def test_other_errors_name_the_record(record: dict) -> None:
         SceneMapper(True, augmentations=[], maps=("depth",))(record)
 
 
+@pytest.mark.parametrize(
+    "value", [None, "unknown", np.eye(4), np.full((3, 3), np.nan), np.diag([75.0, -75.0, 1])]
+)
+@pytest.mark.parametrize("is_train", [True, False])
+def test_a_camera_is_needed(record: dict, value: object, is_train: bool) -> None:
+    record["intrinsics"] = value
+    mapper = SceneMapper(is_train, augmentations=[])
+    with pytest.raises(ValueError, match=r"image_id=11.*'intrinsics' is .*; expected the 3x3"):
+        mapper(record)
+    del record["intrinsics"]
+    with pytest.raises(ValueError, match=r"image_id=11.*'intrinsics' is None; expected the 3x3"):
+        mapper(record)
+
+
+def test_unknown_symmetry_names_the_record(record: dict) -> None:
+    record["annotations"][0]["sym"] = "__SYM_3"
+    with pytest.raises(ValueError, match=r"image_id=11.*unknown symmetry tags \['__SYM_3'\]"):
+        SceneMapper(True, augmentations=[], poses=True)(record)
+
+
 def test_coco_mapper_names_the_record(record: dict) -> None:
     truncate(record["file_name"])
     mapper = CocoMapper(True, augmentations=[], image_format="RGB")

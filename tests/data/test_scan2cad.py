@@ -17,12 +17,15 @@ from scipy.spatial.transform import Rotation
 
 from roca_nocs.data.categories import SCAN2CAD_SYNSETS
 from roca_nocs.data.coco_json import DatasetError
+from roca_nocs.data.datasets import scan2cad as scan2cad_module
 from roca_nocs.data.datasets.scan2cad import (
     CLASS_REPEATS,
     CLASSES,
     image_repeat_factors,
+    keep_centered,
     load_scan2cad,
     read_matrix,
+    scan2cad_records,
 )
 from roca_nocs.data.images import read_png
 from roca_nocs.data.maps import read_map
@@ -183,7 +186,34 @@ def test_center_filter_drops_and_counts(folder: Path, caplog: pytest.LogCaptureF
     assert 0 < len(kept) < len(everything)
     np.testing.assert_array_equal(kept, everything[inside])
     dropped = len(everything) - len(kept)
-    assert f"left out {dropped} x object whose CAD centre is outside the image" in caplog.text
+    assert f"Left out {dropped} x object whose CAD centre is outside the image" in caplog.text
+
+
+def test_registered_records_with_center_filter(embedded_names: Path) -> None:
+    folder = embedded_names / "rooms_tiny"
+    everything = scan2cad_records("rooms_tiny_val", center_filter=True, filter_empty=False)
+    assert len(everything) == 16
+    filtered = load(folder, "val", center_filter=True)
+    assert [r["annotations"] for r in everything] == [r["annotations"] for r in filtered]
+    assert len(scan2cad_records(["rooms_tiny_val", "rooms_tiny_train"], filter_empty=False)) == 56
+    bare = [
+        {**everything[0], "annotations": [{**everything[0]["annotations"][0], "t": [0, 0, -1]}]}
+    ]
+    assert keep_centered(bare)[0]["annotations"] == [] != bare[0]["annotations"]
+
+
+def test_images_that_the_center_filter_empties_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, embedded_names: Path
+) -> None:
+    def emptied(names: object, filter_empty: bool) -> list[dict[str, Any]]:
+        records = load(embedded_names / "rooms_tiny", "val")
+        for annotation in records[3]["annotations"]:
+            annotation["t"] = [0, 0, -1]
+        return records
+
+    monkeypatch.setattr(scan2cad_module, "get_detection_dataset_dicts", emptied)
+    assert len(scan2cad_records("rooms_tiny_val", center_filter=True)) == 15
+    assert len(scan2cad_records("rooms_tiny_val", center_filter=False)) == 16
 
 
 def test_repeated_images_and_objects_without_cad_are_counted(
@@ -224,7 +254,10 @@ def test_image_without_annotation_takes_the_intrinsics_of_its_scene(
 BAD_ANNOTATIONS = {
     "t": ([0, float("nan"), 1], "'t' is not finite"),
     "q": ([2, 0, 0, 0], "'q' has the norm 2; expected a unit quaternion"),
+    "q, not finite": ([float("nan"), 0, 0, 0], "'q' is not finite"),
     "s": ([1, 0, 1], "a scale of zero"),
+    "s, not finite": ([1, float("inf"), 1], "'s' is not finite"),
+    "s, a number": (1.0, "'s' has the wrong length"),
     "sym": ("__SYM_3", "'sym' is '__SYM_3'; expected one of"),
     "alignment_id": (0, "'alignment_id' is 0; expected a whole number from 1 to 255"),
     "model": ({"catid_cad": "03001627"}, "'model': the field 'id_cad' is missing"),
@@ -232,13 +265,41 @@ BAD_ANNOTATIONS = {
 }
 
 
-@pytest.mark.parametrize("field", BAD_ANNOTATIONS)
+@pytest.mark.parametrize("case", BAD_ANNOTATIONS)
 def test_bad_annotation_is_named(
-    reload_changed: Callable[..., list[dict[str, Any]]], field: str
+    reload_changed: Callable[..., list[dict[str, Any]]], case: str
 ) -> None:
-    value, message = BAD_ANNOTATIONS[field]
+    value, message = BAD_ANNOTATIONS[case]
+    field = case.partition(",")[0]
     with pytest.raises(DatasetError, match=rf"changed\.json: annotation 4: .*{message}"):
         reload_changed(lambda data: data["annotations"][3].__setitem__(field, value))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        ([[100, 0, 80], [0, float("nan"), 60], [0, 0, 1]], "'intrinsics' is not finite"),
+        ([[100, 0, 80], [0, 0, 60], [0, 0, 1]], "focal length that is not positive"),
+        ([[100, 0, 80], [0, 100, 60]], "'intrinsics' has the wrong length"),
+    ],
+)
+def test_bad_camera_is_named(
+    reload_changed: Callable[..., list[dict[str, Any]]], matrix: list, message: str
+) -> None:
+    with pytest.raises(DatasetError, match=rf"changed\.json: annotation 1: .*{message}"):
+        reload_changed(lambda data: data["annotations"][0].__setitem__("intrinsics", matrix))
+
+
+def test_objects_of_an_image_have_different_alignment_ids(
+    reload_changed: Callable[..., list[dict[str, Any]]],
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        first, second = data["annotations"][:2]
+        assert first["image_id"] == second["image_id"]
+        second["alignment_id"] = first["alignment_id"]
+
+    with pytest.raises(DatasetError, match=r"annotation 2: 'alignment_id' is \d+, as that of .* 1"):
+        reload_changed(change)
 
 
 @pytest.mark.parametrize("field", ["q", "t", "s", "sym", "model", "alignment_id", "intrinsics"])

@@ -9,14 +9,17 @@ import numpy as np
 import trimesh
 from detectron2.data import MetadataCatalog
 
-from roca_nocs.data.cad_catalog import load_cad_catalog
+from roca_nocs.data.cad_catalog import CadCatalog, load_cad_catalog
 from roca_nocs.data.coco_json import DatasetError
 
 Mesh = tuple[np.ndarray, np.ndarray]
 """Vertices (V, 3) in the model frame and faces (F, 3)."""
 
+MeshFinder = Callable[[str, str], Mesh]
+"""From (catalogue id, model id) to the mesh."""
 
-def mesh_finder(dataset: str) -> Callable[[str, str], Mesh] | None:
+
+def mesh_finder(dataset: str) -> MeshFinder | None:
     """How to find the meshes of a registered dataset.
 
     Args:
@@ -30,17 +33,21 @@ def mesh_finder(dataset: str) -> Callable[[str, str], Mesh] | None:
     """
     metadata = MetadataCatalog.get(dataset)
     if metadata.get("cad_folder"):
-        catalog = load_cad_catalog(metadata.cad_folder, metadata.cad_split)
-
-        def from_catalog(catalog_id: str, model_id: str) -> Mesh:
-            entry = catalog.entries[catalog.index(catalog_id, model_id)]
-            return entry.vertices, entry.faces
-
-        return from_catalog
+        return catalog_meshes(load_cad_catalog(metadata.cad_folder, metadata.cad_split))
     if metadata.get("model_root"):
         root, split = Path(metadata.model_root), metadata.model_split
         return lambda catalog_id, model_id: _nocs_mesh(root, split, catalog_id, model_id)
     return None
+
+
+def catalog_meshes(catalog: CadCatalog) -> MeshFinder:
+    """How to find the meshes of a catalogue; the function raises KeyError for a missing model."""
+
+    def find(catalog_id: str, model_id: str) -> Mesh:
+        entry = catalog.entries[catalog.index(catalog_id, model_id)]
+        return entry.vertices, entry.faces
+
+    return find
 
 
 def _nocs_mesh(root: Path, split: str, catalog_id: str, model_id: str) -> Mesh:

@@ -278,6 +278,7 @@ def build_train_loader(
     total_batch_size: int,
     aspect_ratio_grouping: bool = True,
     repeat_threshold: float = 0.0,
+    repeat_factors: Callable[[Sequence[Record]], Sequence[float]] | None = None,
     num_workers: int = 0,
     seed: int | None = None,
 ) -> TrainLoader:
@@ -292,15 +293,21 @@ def build_train_loader(
             `width` and `height` in every record.
         repeat_threshold: categories that occur in a smaller share of the images than this are
             sampled more often (repeat factor sampling); 0 samples all images equally.
+        repeat_factors: from the dataset to how often each record occurs in one pass over it, in
+            place of `repeat_threshold`.
         num_workers: worker processes per training process.
         seed: `None` draws one from numpy's generator of rank 0.
     """
     groups = None
     if aspect_ratio_grouping:
         groups = [_orientation(record, index) for index, record in enumerate(dataset)]
-    repeat_factors = None
-    if repeat_threshold > 0:
-        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+    if repeat_threshold > 0 and repeat_factors is not None:
+        raise ValueError("repeat_threshold and repeat_factors exclude each other: give one")
+    repeats = None
+    if repeat_factors is not None:
+        repeats = torch.tensor(repeat_factors(dataset), dtype=torch.float32)
+    elif repeat_threshold > 0:
+        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, repeat_threshold
         )
     return TrainLoader(
@@ -309,7 +316,7 @@ def build_train_loader(
         total_batch_size=total_batch_size,
         seed=int(comm.shared_random_seed() if seed is None else seed),
         groups=groups,
-        repeat_factors=repeat_factors,
+        repeat_factors=repeats,
         num_workers=num_workers,
     )
 

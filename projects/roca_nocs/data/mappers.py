@@ -17,17 +17,12 @@ from roca_nocs.data.images import describe, read_color
 from roca_nocs.data.maps import read_map
 from roca_nocs.data.transforms import SceneInput, chirality_message
 from roca_nocs.geometry.rotation import quaternion_to_matrix
+from roca_nocs.geometry.symmetry import symmetry_ids
 from roca_nocs.layers import instance_boxes
 from roca_nocs.structures import CadReferences
 
 logger = logging.getLogger(__name__)
 
-SYMMETRY_IDS = {
-    "__SYM_NONE": 0,
-    "__SYM_ROTATE_UP_2": 1,
-    "__SYM_ROTATE_UP_4": 2,
-    "__SYM_ROTATE_UP_INF": 3,
-}
 # Maps that a mapper can be asked for, and those that a mirrored image cannot have.
 MAPS = ("depth", "depth_full", "nocs")
 CHIRAL_MAPS = ("nocs",)
@@ -57,7 +52,7 @@ class SceneMapper:
 
     * ``instances``: ``gt_boxes``, ``gt_classes``, ``gt_masks`` (BitMasks) and, with ``poses``,
       ``gt_rotations`` (N, 3, 3), ``gt_translations`` (N, 3) in metres, ``gt_scales`` (N, 3) in
-      metres per model unit, ``gt_symmetries`` (N) int64 (``SYMMETRY_IDS``), ``gt_cads``;
+      metres per model unit, ``gt_symmetries`` (N) int64 (``geometry.symmetry``), ``gt_cads``;
     * ``instance`` (H, W) uint8: 1 + row of ``instances``, 0 elsewhere;
     * the maps asked for: ``depth``, ``depth_full`` (H, W) float32 metres, 0 = none, ``nocs``
       (3, H, W) float32, model coordinates, 0 outside objects.
@@ -113,8 +108,7 @@ class SceneMapper:
                         f"{describe(record)}: the {name} map is {array.shape[1]}x{array.shape[0]}, "
                         f"the image {image.shape[1]}x{image.shape[0]}"
                     )
-        intrinsics = torch.as_tensor(record["intrinsics"], dtype=torch.float64)
-        scene = SceneInput(image, intrinsics, maps, chiral=self.chiral and self.is_train)
+        scene = SceneInput(image, _intrinsics(record), maps, chiral=self.chiral and self.is_train)
         self.augmentations(scene)
 
         result = {key: copy.deepcopy(value) for key, value in record.items() if key in _KEPT}
@@ -159,6 +153,21 @@ class SceneMapper:
             result[name] = torch.from_numpy(np.ascontiguousarray(array))
 
 
+def _intrinsics(record: dict[str, Any]) -> torch.Tensor:
+    """(3, 3) float64 of a record, an array or nested lists there."""
+    given = record.get("intrinsics")
+    try:
+        matrix = torch.as_tensor(np.asarray(given, dtype=np.float64))
+    except (TypeError, ValueError):
+        matrix = torch.empty(0)
+    if matrix.shape != (3, 3) or not matrix.isfinite().all() or (matrix.diagonal() <= 0).any():
+        raise ValueError(
+            f"{describe(record)}: 'intrinsics' is {' '.join(str(given).split())}; expected the 3x3 "
+            "pinhole matrix of the camera in pixels"
+        )
+    return matrix
+
+
 # What a record passes on untouched.
 _KEPT = ("file_name", "height", "width", "image_id", "scene_id")
 
@@ -188,14 +197,16 @@ def _add_poses(
             torch.tensor([each[key] for each in annotations], dtype=torch.float64).reshape(-1, size)
             for key, size in (("q", 4), ("t", 3), ("s", 3))
         )
-        symmetries = [SYMMETRY_IDS[each["sym"]] for each in annotations]
+        symmetries = symmetry_ids([each["sym"] for each in annotations])
         cads = [(each["model"]["catid_cad"], each["model"]["id_cad"]) for each in annotations]
     except KeyError as error:
         raise ValueError(
             f"{describe(record)}: an annotation has no {error}; this dataset has no poses"
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{describe(record)}: {error}") from error
     instances.gt_rotations = (camera_rotation @ quaternion_to_matrix(quaternion)).float()
     instances.gt_translations = (translation @ camera_rotation.mT).float()
     instances.gt_scales = scale.float()
-    instances.gt_symmetries = torch.tensor(symmetries, dtype=torch.int64)
+    instances.gt_symmetries = symmetries
     instances.gt_cads = CadReferences(cads)

@@ -3,7 +3,7 @@
 from .builtin import register_builtin
 from .coco_format import load_coco_format, register_coco_format
 from .nocs import load_nocs_camera, load_nocs_real
-from .scan2cad import image_repeat_factors, load_scan2cad
+from .scan2cad import image_repeat_factors, load_scan2cad, scan2cad_records
 
 __all__ = [
     "image_repeat_factors",
@@ -13,6 +13,7 @@ __all__ = [
     "load_scan2cad",
     "register_builtin",
     "register_coco_format",
+    "scan2cad_records",
 ]
 
 register_builtin()

@@ -20,7 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data.build import (
+    filter_images_with_only_crowd_annotations,
+    get_detection_dataset_dicts,
+)
 from detectron2.structures import BoxMode
+
+from roca_nocs.geometry.symmetry import SYMMETRY_TAGS
 
 from ..categories import SCAN2CAD_SYNSETS
 from ..coco_json import (
@@ -37,7 +43,6 @@ logger = logging.getLogger(__name__)
 
 CLASSES = tuple(SCAN2CAD_SYNSETS)
 BENCHMARK_CLASSES = tuple(name for name in CLASSES if name != "bed")
-SYMMETRIES = ("__SYM_NONE", "__SYM_ROTATE_UP_2", "__SYM_ROTATE_UP_4", "__SYM_ROTATE_UP_INF")
 
 # How often ROCA repeats a training image: the largest number over the classes in it.
 CLASS_REPEATS = {
@@ -67,8 +72,8 @@ def load_scan2cad(
 ) -> list[dict[str, Any]]:
     """Read a ``scan2cad_instances_*.json`` into detectron2 records.
 
-    Images that the published training file repeats (``duplicate`` true) are read once; use
-    :func:`image_repeat_factors` with detectron2's ``RepeatFactorTrainingSampler`` instead.
+    Images that the published training file repeats (``duplicate`` true) are read once;
+    :func:`image_repeat_factors` tells the training loader how often to show them.
     Whatever is left out is counted in the log.
 
     Args:
@@ -76,8 +81,7 @@ def load_scan2cad(
         image_root: folder of the file names in it.
         rendering_root: folder with ``<scene>/{depth,instance,noc,depth_full}``; the last two are
             used where they exist.
-        center_filter: leave out objects whose CAD origin projects outside the image or lies behind
-            the camera, as the published files do.
+        center_filter: see :func:`keep_centered`.
 
     Returns:
         One dictionary per image: ``layout`` ("scan2cad"), ``file_name``, ``height``, ``width``,
@@ -110,11 +114,8 @@ def load_scan2cad(
             if not annotation.get("is_cad", True):
                 left_out["object without CAD model"] += 1
                 continue
-            kept = _annotation_record(annotation, where)
-            if center_filter and not _center_in_image(kept["t"], record):
-                left_out["object whose CAD centre is outside the image"] += 1
-                continue
-            record["annotations"].append(kept)
+            record["annotations"].append(_annotation_record(annotation, where))
+        _check_alignment_ids(record, coco.path)
         records.append(record)
     _add_optional_maps(records, rendering_root)
     _check_record_files(records, str(coco.path))
@@ -122,7 +123,41 @@ def load_scan2cad(
     logger.info("%s: %d images, %d objects.", coco.path, len(records), objects)
     for reason, count in left_out.items():
         logger.info("%s: left out %d x %s.", coco.path, count, reason)
-    return records
+    return keep_centered(records) if center_filter else records
+
+
+def scan2cad_records(
+    names: str | Sequence[str], *, center_filter: bool = False, filter_empty: bool = True
+) -> list[dict[str, Any]]:
+    """Records of registered datasets in this layout, for training configs.
+
+    Args:
+        names: one name or several.
+        center_filter: see :func:`keep_centered`; the published files need none.
+        filter_empty: leave out images without an object.
+    """
+    records = get_detection_dataset_dicts(names, filter_empty=filter_empty and not center_filter)
+    if not center_filter:
+        return records
+    records = keep_centered(records)
+    return filter_images_with_only_crowd_annotations(records) if filter_empty else records
+
+
+def keep_centered(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out objects whose CAD origin lies behind the camera or projects outside the image.
+
+    So the published files are made. What is left out is counted in the log; images stay.
+
+    Args:
+        records: records of :func:`load_scan2cad`, not changed.
+    """
+    kept = []
+    for record in records:
+        inside = [each for each in record["annotations"] if _center_in_image(each["t"], record)]
+        kept.append({**record, "annotations": inside})
+    before, after = (sum(len(each["annotations"]) for each in group) for group in (records, kept))
+    logger.info("Left out %d x object whose CAD centre is outside the image.", before - after)
+    return kept
 
 
 def _check_classes(coco: CocoFile) -> None:
@@ -213,8 +248,8 @@ def _annotation_record(annotation: Mapping[str, Any], where: str) -> dict[str, A
         raise DatasetError(f"{where}: 'q' has the norm {norm:.4g}; expected a unit quaternion.")
     if 0 in kept["s"]:
         raise DatasetError(f"{where}: 's' is {kept['s']}; a scale of zero has no inverse.")
-    if kept["sym"] not in SYMMETRIES:
-        raise DatasetError(f"{where}: 'sym' is {kept['sym']!r}; expected one of {SYMMETRIES}.")
+    if kept["sym"] not in SYMMETRY_TAGS:
+        raise DatasetError(f"{where}: 'sym' is {kept['sym']!r}; expected one of {SYMMETRY_TAGS}.")
     identifier = kept["alignment_id"]
     if type(identifier) is not int or not 1 <= identifier <= 255:
         raise DatasetError(
@@ -232,6 +267,19 @@ def _annotation_record(annotation: Mapping[str, Any], where: str) -> dict[str, A
         if field in annotation:
             kept[field] = get_numbers(annotation, field, (), where)
     return kept
+
+
+def _check_alignment_ids(record: Mapping[str, Any], path: Path) -> None:
+    """Objects of an image with the same id would have the same mask."""
+    seen: dict[int, int] = {}
+    for annotation in record["annotations"]:
+        number = annotation["alignment_id"]
+        if number in seen:
+            raise DatasetError(
+                f"{path}: annotation {annotation['annotation_id']}: 'alignment_id' is {number}, as "
+                f"that of annotation {seen[number]} of the same image."
+            )
+        seen[number] = annotation["annotation_id"]
 
 
 def _center_in_image(translation: Sequence[float], record: Mapping[str, Any]) -> bool:
@@ -267,7 +315,7 @@ def _check_record_files(records: list[dict[str, Any]], source: str) -> None:
 def image_repeat_factors(records: Sequence[Mapping[str, Any]]) -> list[float]:
     """How often each image is to be seen per epoch: the maximum over the classes in it.
 
-    Turn it into a tensor for detectron2's ``RepeatFactorTrainingSampler``.
+    Give the function to ``roca_nocs.data.loader.build_train_loader`` as ``repeat_factors``.
 
     Args:
         records: records of :func:`load_scan2cad`.
