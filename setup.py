@@ -94,6 +94,7 @@ setup(
     extras_require={
         "eval": ["faster-coco-eval>=1.6"],
         "log": ["wandb"],
+        "video": ["av>=12"],
         "viz": ["matplotlib>=3.8"],
         "dev": [
             "hypothesis",

@@ -1,126 +1,186 @@
 #!/usr/bin/env python
-"""Draws what a trained model finds, in images of a dataset or in given files.
+"""Shows what a trained model finds in photos, videos or images of a dataset.
 
-    tools/demo.py --run output/rooms_r18                      # its first test dataset
-    tools/demo.py --run output/rooms_r18 --input photo.jpg    # own pictures
+    tools/demo.py --run output/rooms_r18                                  # its test dataset
+    tools/demo.py --run output/roca --input photo.jpg --fov 65 --output found
+    tools/demo.py --config-file configs/roca/rooms.py --weights model.pth \\
+        --input photos/ video.mp4 --intrinsics fx,fy,cx,cy --cads cads --output found
 
-``--run`` is the output directory of tools/train_net.py: its config.yaml and newest checkpoint are
-used. The result is one picture: input, ground truth where there is one, and detections.
+Each image gets a picture and a JSON file, and from models with 3D poses a page with the scene to
+turn around and a GLB file; index.html shows all. See docs/demo.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import torch
-from detectron2.config import LazyConfig, instantiate
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.structures import Instances
-from pycocotools import mask as rle
+from torch import nn
+from tqdm import tqdm
 
+import roca_nocs  # noqa: F401  (registers data sets and models)
+from roca_nocs.data.cad_meshes import mesh_finder
+from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.engine.checkpoint import Checkpointer
-from roca_nocs.utils.visualize import (
-    contact_sheet,
-    draw_boxes,
-    draw_masks,
-    magnification,
-    magnify,
-)
+from roca_nocs.engine.config import ConfigError, load_config
+from roca_nocs.engine.ema import build_average
+from roca_nocs.engine.launch import resolve_device
+from roca_nocs.visualization import inputs
+from roca_nocs.visualization.output_folder import OutputFolder
+from roca_nocs.visualization.predictor import CAMERA_NEEDED, Predictor, predicts_poses
+from roca_nocs.visualization.video import VideoReader
 
 
-def load_model(run: Path) -> tuple[Any, torch.nn.Module]:
-    """The config of a run and its model with the newest weights, in evaluation mode."""
-    config_file = run / "config.yaml"
-    if not config_file.is_file():
-        raise SystemExit(f"{config_file} does not exist: is {run} the output of train_net.py?")
-    cfg = LazyConfig.load(str(config_file))
-    model = instantiate(cfg.model).to(cfg.train.device)
-    checkpointer = Checkpointer(model, str(run))
-    if not checkpointer.has_checkpoint():
-        raise SystemExit(f"{run} holds no checkpoint; train first.")
-    checkpointer.resume_or_load("", resume=True)
-    return cfg, model.eval()
-
-
-def assumed_intrinsics(height: int, width: int) -> np.ndarray:
-    """A 60 degree field of view, for pictures of unknown cameras."""
-    focal = 0.5 * max(height, width) / np.tan(np.pi / 6)
-    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
-
-
-def draw_predictions(
-    image: np.ndarray, instances: Instances, names: list[str], threshold: float
-) -> np.ndarray:
-    """The detections above a score, as masks, boxes and labels."""
-    instances = instances[instances.scores >= threshold].to("cpu")
-    factor = magnification(image)
-    image = magnify(image, factor)
-    if instances.has("pred_masks"):
-        image = draw_masks(image, magnify(instances.pred_masks.numpy(), factor, (1, 2)))
-    pairs = zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
-    labels = [f"{names[label]} {score:.0%}" for label, score in pairs]
-    return draw_boxes(image, instances.pred_boxes.tensor.numpy() * factor, labels)
-
-
-def draw_annotations(image: np.ndarray, annotations: list[dict], names: list[str]) -> np.ndarray:
-    """The ground truth of a record."""
-    factor = magnification(image)
-    image = magnify(image, factor)
-    with_masks = [each for each in annotations if "segmentation" in each]
-    if with_masks:
-        masks = [rle.decode(each["segmentation"]).astype(bool) for each in with_masks]
-        image = draw_masks(image, magnify(np.stack(masks), factor, (1, 2)))
-    boxes = np.array([each["bbox"] for each in annotations], dtype=float).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    return draw_boxes(image, boxes * factor, [names[each["category_id"]] for each in annotations])
-
-
-def main() -> None:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", type=Path, required=True, help="output directory of a training")
-    parser.add_argument("--dataset", help="registered name; default: the run's test dataset")
-    parser.add_argument("--input", nargs="+", help="image files instead of a dataset")
-    parser.add_argument("--count", type=int, default=6, help="images to draw of a dataset")
-    parser.add_argument("--threshold", type=float, default=0.5, help="smallest score to draw")
-    parser.add_argument("--output", type=Path, help="picture to write; default: RUN/demo.png")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=Path, help="output folder of a training: its newest weights")
+    which.add_argument("--config-file", type=Path, help="config of the model, with --weights")
+    parser.add_argument("--weights", help="checkpoint file")
+    parser.add_argument("--input", nargs="+", help="images, videos, or folders of them")
+    parser.add_argument(
+        "--dataset",
+        help="registered name, if there is no --input; default: the test dataset of the config",
+    )
+    parser.add_argument("--count", type=int, default=6, help="images to take of a dataset")
+    parser.add_argument(
+        "--intrinsics", help="fx,fy,cx,cy of --input in pixels, or a file with a matrix"
+    )
+    parser.add_argument("--fov", type=float, help="or its horizontal field of view, degrees")
+    parser.add_argument(
+        "--cads",
+        type=Path,
+        help="CAD catalogue to choose from: file stem or folder; default: that of the dataset",
+    )
+    parser.add_argument("--scene", help="choose among the CAD models of this scene only")
+    parser.add_argument("--threshold", type=float, default=0.5, help="smallest score to show")
+    parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/demo")
+    parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
+    return parser
+
+
+def load_model(args: argparse.Namespace) -> tuple[Any, nn.Module]:
+    """The config and its model with the weights, in evaluation mode."""
+    config_file = args.config_file or args.run / "config.yaml"
+    if not config_file.is_file():
+        raise ConfigError(f"{config_file} does not exist")
+    cfg = load_config(config_file)
+    model = instantiate(cfg.model).to(resolve_device(args.device))
+    weights = args.weights or Checkpointer(model, str(args.run)).newest_checkpoint()
+    if not weights:
+        raise ConfigError(f"{args.run} holds no checkpoint: train first, or give --weights")
+    loaded = DetectionCheckpointer(model).load(weights, checkpointables=[])
+    if cfg.train.ema.enabled and "ema" in loaded:
+        average = build_average(model, cfg.train.ema.decay)
+        average.load_state_dict(loaded["ema"])
+        model = average.module
+    return cfg, model.eval()
+
+
+def find_dataset(cfg: Any, name: str | None) -> str:
+    """The dataset given, else the (first) one that the config tests on."""
+    names = name or cfg.dataloader.test.dataset.names
+    dataset = names if isinstance(names, str) else names[0]
+    if dataset not in DatasetCatalog.list():
+        raise ConfigError(f"the dataset {dataset!r} is not registered")
+    if not MetadataCatalog.get(dataset).get("thing_classes"):
+        DatasetCatalog.get(dataset)  # some know their classes only once they are read
+    return dataset
+
+
+def write_images(
+    sources: Sequence[Callable[[], inputs.Frame]], predictor: Predictor, folder: OutputFolder
+) -> Iterator[Exception]:
+    """Write the results of images; yields what went wrong."""
+    for read in tqdm(sources, unit="image", disable=not sources):
+        try:
+            frame = read()
+            result = predictor(frame)
+        except inputs.InputError as error:
+            yield error
+        else:
+            folder.write_image(frame, result)
+
+
+def write_videos(
+    paths: Sequence[Path],
+    camera: inputs.CameraChoice,
+    scene: str | None,
+    predictor: Predictor,
+    folder: OutputFolder,
+) -> Iterator[Exception]:
+    """Write the results of videos; yields what went wrong."""
+    for name, path in zip(inputs.unique_names([each.stem for each in paths]), paths, strict=True):
+        try:
+            reader = VideoReader(path)
+            frames = reader.frames(name, camera, scene)
+            progress = tqdm(frames, desc=path.name, unit="frame", total=reader.count or None)
+            folder.write_video(name, progress, reader.rate, predictor)
+        except (inputs.InputError, ImportError) as error:
+            yield error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write everything; returns how many inputs could not be used."""
+    matrix = inputs.parse_intrinsics(args.intrinsics) if args.intrinsics else None
+    camera = inputs.CameraChoice(matrix, args.fov)
+    images, videos = inputs.find_inputs(args.input or ())
+    cfg, model = load_model(args)
+    dataset = find_dataset(cfg, args.dataset)
+    predictor = Predictor(model, instantiate(cfg.dataloader.test.mapper), args.threshold)
+    mesh, scenes = None, frozenset()
+    if predicts_poses(model):
+        if args.input and matrix is None and args.fov is None:
+            raise inputs.InputError(CAMERA_NEEDED)
+        by_scene = bool(args.scene) or not args.input
+        mesh, scenes = predictor.use_cads(args.cads, dataset, by_scene=by_scene)
+    if args.scene and args.scene not in scenes:
+        raise ConfigError(
+            f"--scene {args.scene}: its CAD models are not known; there are {len(scenes)} scenes: "
+            f"{', '.join(sorted(scenes)[:5])}"
+        )
+    if args.input:
+        sources = inputs.file_sources(images, camera, args.scene)
+    else:
+        records = DatasetCatalog.get(dataset)
+        rows = np.linspace(0, len(records), min(args.count, len(records)), endpoint=False)
+        chosen = [records[int(row)] for row in rows]
+        sources = inputs.record_sources(chosen, camera, scenes)
+    folder = OutputFolder(
+        args.output or args.run / "demo",
+        MetadataCatalog.get(dataset).thing_classes,
+        mesh,
+        mesh_finder(dataset) if mesh and not args.input else None,
+    )
+    problems = list(write_images(sources, predictor, folder))
+    problems += write_videos(videos, camera, args.scene, predictor, folder)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"see {folder.write_index()}")
+    return len(problems)
+
+
+def main() -> None:
+    parser = argument_parser()
     args = parser.parse_args()
-
-    cfg, model = load_model(args.run)
-    mapper = instantiate(cfg.dataloader.test.mapper)
-    dataset = args.dataset or cfg.dataloader.test.dataset.names
-    dataset = dataset if isinstance(dataset, str) else dataset[0]
-    records = [{"file_name": name} for name in args.input or ()]
-    if not records:
-        everything = DatasetCatalog.get(dataset)
-        records = everything[:: max(1, len(everything) // args.count)][: args.count]
-    names = MetadataCatalog.get(dataset).thing_classes
-
-    rows = []
-    for record in records:
-        image = read_image(record["file_name"], format="RGB")
-        record.setdefault("height", image.shape[0])
-        record.setdefault("width", image.shape[1])
-        record.setdefault("intrinsics", assumed_intrinsics(*image.shape[:2]))
-        with torch.no_grad():
-            instances = model([mapper(record)])[0]["instances"]
-        row = [
-            magnify(image, magnification(image)),
-            draw_predictions(image, instances, names, args.threshold),
-        ]
-        if "annotations" in record:
-            row.insert(1, draw_annotations(image, record["annotations"], names))
-        rows.append(row)
-    titles = ["input", "ground truth", "found"] if len(rows[0]) == 3 else ["input", "found"]
-    output = args.output or args.run / "demo.png"
-    cv2.imwrite(str(output), contact_sheet(rows, titles)[..., ::-1])
-    print(f"{len(rows)} images drawn to {output}")
+    if args.config_file and not args.weights:
+        parser.error("--config-file needs --weights")
+    if not args.run and not args.output:
+        parser.error("--config-file needs --output")
+    try:
+        problems = run(args)
+    except (ConfigError, DatasetError, inputs.InputError) as error:
+        sys.exit(f"error: {error}")
+    sys.exit(1 if problems else 0)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,22 @@ def test_evaluation_alone_reproduces_the_numbers(trained: Path, embedded_root: P
 
 
 def test_demo_draws_what_was_found(trained: Path, embedded_root: Path, tmp_path: Path) -> None:
-    arguments = ["--run", str(trained), "--count", "2", "--threshold", "0.1"]
-    run("demo.py", *arguments, datasets=embedded_root)
-    sheet = cv2.imread(str(trained / "demo.png"))
-    # Three columns (input, ground truth, found) of 160x120, magnified twice, and gaps.
-    assert sheet.shape == (22 + 2 * 244, 3 * 324, 3)
-    photo, output = tmp_path / "photo.jpg", tmp_path / "found.png"
-    cv2.imwrite(str(photo), sheet[22:262:2, :320:2])
+    """Mask R-CNN has no 3D: pictures and numbers, and no camera is asked for."""
+    arguments = ["--run", str(trained), "--threshold", "0.1"]
+    run("demo.py", *arguments, "--count", "2", datasets=embedded_root)
+    pictures = sorted((trained / "demo").glob("*.png"))
+    names = [path.with_suffix(suffix).name for path in pictures for suffix in (".json", ".png")]
+    assert sorted(path.name for path in (trained / "demo").iterdir()) == sorted(
+        [*names, "index.html"]
+    )
+    # Three columns (input, found, ground truth) of 160x120, enlarged to 400x300, and gaps.
+    assert cv2.imread(str(pictures[0])).shape == (22 + 304, 3 * 404, 3)
+    photo, output = tmp_path / "photo.jpg", tmp_path / "found"
+    cv2.imwrite(str(photo), cv2.imread(str(pictures[0]))[22:322:2, :400:2])
     run("demo.py", *arguments, "--input", str(photo), "--output", str(output), datasets=tmp_path)
-    assert cv2.imread(str(output)).shape == (22 + 244, 2 * 324, 3)
+    assert cv2.imread(str(output / "photo.png")).shape == (22 + 304, 2 * 404, 3)
+    found = json.loads((output / "photo.json").read_text())
+    assert found["image_size"] == {"height": 150, "width": 200} and found["intrinsics"] is None
+    for each in found["objects"]:
+        assert each["score"] >= 0.1 and each["mask"]["size"] == [150, 200]
+        assert "translation" not in each

@@ -1,0 +1,1 @@
+"""What the demo writes of an image: pictures, a 3D scene, and the numbers."""

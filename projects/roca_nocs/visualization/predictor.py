@@ -1,0 +1,119 @@
+"""A trained model on images that lie in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from torch import nn
+
+from roca_nocs.data.cad_catalog import load_scene_candidates
+from roca_nocs.data.cad_databases import (
+    catalog_sources,
+    load_sources,
+    make_database,
+    stored_sources,
+)
+from roca_nocs.data.cad_meshes import MeshFinder, catalog_meshes
+from roca_nocs.data.transforms import SceneInput
+from roca_nocs.visualization.image_result import ImageResult, from_output
+from roca_nocs.visualization.inputs import Frame, InputError
+
+CAMERA_NEEDED = (
+    "a model that finds 3D poses has to know the camera: give --intrinsics fx,fy,cx,cy (or a file "
+    "with the matrix), or --fov with the horizontal field of view in degrees (about 65 for a phone)"
+)
+
+
+def predicts_poses(model: nn.Module) -> bool:
+    """Whether a model finds poses and CAD models: then it can be given a CAD database."""
+    return hasattr(model, "set_cad_database")
+
+
+class Predictor:
+    """Applies the test-time transforms of a mapper and a model to frames.
+
+    The intrinsics follow the transforms of the image, e.g. a resizing.
+    """
+
+    def __init__(self, model: nn.Module, mapper: Any, threshold: float) -> None:
+        """
+        Args:
+            model: in evaluation mode.
+            mapper: of the test data, with ``augmentations`` and ``image_format``.
+            threshold: smallest score of a detection.
+        """
+        self.model = model
+        self.augmentations = mapper.augmentations
+        self.image_format = mapper.image_format
+        self.threshold = threshold
+
+    def use_cads(
+        self, path: Path | None, dataset: str, *, by_scene: bool
+    ) -> tuple[MeshFinder, frozenset[str]]:
+        """Let the model choose among the CAD models of a path, or else of a dataset.
+
+        Args:
+            path: of catalogues, see ``stored_sources``.
+            dataset: registered name, used where there is no path.
+            by_scene: limit the choice to the models of an image's scene, where the dataset lists
+                them; otherwise any image may show any model.
+
+        Returns:
+            How to find the meshes, and the scenes whose models are listed.
+
+        Raises:
+            DatasetError: there is no catalogue, or it is damaged.
+        """
+        limited = by_scene and path is None
+        scenes_file = MetadataCatalog.get(dataset).get("scenes_file") if limited else None
+        candidates = load_scene_candidates(scenes_file) if scenes_file else {}
+        catalog = load_sources(stored_sources(path) if path else catalog_sources(dataset))
+        # Whatever shapes there are: the model says which it needs.
+        voxels, points = (
+            all(len(getattr(entry, name)) for entry in catalog.entries)
+            for name in ("voxels", "points")
+        )
+        source = str(path or dataset)
+        database = make_database(catalog, source, candidates, voxels=voxels, points=points)
+        self.model.set_cad_database(database)
+        return catalog_meshes(catalog), frozenset(candidates)
+
+    def __call__(self, frame: Frame) -> ImageResult:
+        """Detect.
+
+        Raises:
+            InputError: the model needs intrinsics and the frame has none.
+        """
+        data = self.prepare(frame)
+        with torch.no_grad():
+            output = self.model([data])[0]
+        return from_output(output, self.threshold)
+
+    def prepare(self, frame: Frame) -> dict[str, Any]:
+        """What the model gets.
+
+        Raises:
+            InputError: see :meth:`__call__`.
+        """
+        if predicts_poses(self.model) and frame.intrinsics is None:
+            raise InputError(f"{frame.file_name}: {CAMERA_NEEDED}")
+        height, width = frame.image.shape[:2]
+        data: dict[str, Any] = {"file_name": frame.file_name, "height": height, "width": width}
+        image = frame.image[..., ::-1] if self.image_format == "BGR" else frame.image
+        if frame.intrinsics is None:
+            augmented = T.AugInput(image)
+        else:
+            matrix = torch.as_tensor(frame.intrinsics, dtype=torch.float64)
+            augmented = SceneInput(image, matrix, {}, chiral=False)
+        self.augmentations(augmented)
+        if frame.intrinsics is not None:
+            data["intrinsics"] = augmented.intrinsics.float()
+        if frame.scene_id is not None:
+            data["scene_id"] = frame.scene_id
+        pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
+        return data | {"image": torch.from_numpy(pixels)}

@@ -1,0 +1,79 @@
+"""The numbers of one image as JSON; docs/demo.md describes the fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as rle
+
+from roca_nocs.visualization.image_result import CadKey, ImageResult
+from roca_nocs.visualization.inputs import Frame
+
+
+def frame_results(frame: Frame, result: ImageResult, names: list[str]) -> dict[str, Any]:
+    """Everything found in a frame, in types of JSON.
+
+    Args:
+        frame: the image.
+        result: its detections.
+        names: of the classes.
+    """
+    height, width = frame.image.shape[:2]
+    data: dict[str, Any] = {
+        "file": frame.file_name,
+        "image_size": {"height": height, "width": width},
+        "intrinsics": None if frame.intrinsics is None else frame.intrinsics.tolist(),
+        "scene": frame.scene_id,
+    }
+    if frame.index is not None:
+        data |= {"frame": frame.index, "seconds": frame.seconds}
+    data["objects"] = [_object(result, row, names) for row in range(len(result))]
+    return data
+
+
+def _object(result: ImageResult, row: int, names: list[str]) -> dict[str, Any]:
+    label = int(result.classes[row])
+    data: dict[str, Any] = {
+        "class": names[label],
+        "class_id": label,
+        "score": None if result.scores is None else float(result.scores[row]),
+        "box_xyxy": result.boxes[row].tolist(),
+        "mask": None if result.masks is None else _encode(result.masks[row]),
+    }
+    alignments = result.alignments
+    if alignments is None:
+        return data
+    valid = bool(alignments.valid[row])
+    pose = {
+        "translation": alignments.translations[row],
+        "rotation_wxyz": alignments.quaternions()[row],
+        "scale": alignments.scales[row],
+    }
+    return data | {
+        "has_alignment": valid,
+        **{name: value.tolist() if valid else None for name, value in pose.items()},
+        "cad": _cad(alignments.cads[row]),
+        "wild_cad": _cad(alignments.wild_cads[row]),
+    }
+
+
+def _encode(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's run-length code, with its bytes as text."""
+    code = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(code["size"]), "counts": code["counts"].decode("ascii")}
+
+
+def _cad(key: CadKey | None) -> dict[str, str] | None:
+    return None if key is None else {"synset": key[0], "model_id": key[1]}
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write a JSON file.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    path.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
