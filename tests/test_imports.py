@@ -20,9 +20,10 @@ MAY_IMPORT = {
     "losses": {"geometry", "structures", "layers"},
     "modeling": {"geometry", "structures", "layers", "losses"},
     "data": {"geometry", "structures", "layers"},
-    "evaluation": {"geometry", "structures", "layers", "data.datasets"},
+    "evaluation": {"geometry", "structures", "layers", "data"},
     "engine": {"geometry", "structures", "layers", "losses", "modeling", "data"},
     "utils": {"geometry", "structures"},
+    "visualization": {"geometry", "structures", "data", "utils"},
 }
 WITHOUT_DETECTRON2 = {"geometry", "layers", "losses"}
 # The drivers may use everything.

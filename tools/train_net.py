@@ -91,6 +91,7 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
         accumulation_steps=train.accumulation_steps,
         clip_norm=train.clip_gradients.norm,
         clip_value=train.clip_gradients.value,
+        clip_norm_per_parameter=train.clip_gradients.per_parameter,
     )
     states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema": average}
     checkpointer = Checkpointer(model, train.output_dir, **states)

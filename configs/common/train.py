@@ -8,7 +8,7 @@ train = dict(
     max_iter=90000,
     accumulation_steps=1,
     amp=dict(enabled=False, dtype="float16"),
-    clip_gradients=dict(norm=None, value=None),
+    clip_gradients=dict(norm=None, value=None, per_parameter=False),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     ema=dict(enabled=False, decay=0.9998, evaluate_raw=False),
     checkpointer=dict(period=5000, max_to_keep=5),

@@ -1,7 +1,6 @@
 """roca_nocs: 3D objects from single images, as a detectron2 extension.
 
-Importing the package registers its datasets (and, with them, everything that detectron2 finds by
-name). It opens no file.
+Importing the package registers its datasets and models. It opens no file.
 """
 
 try:
@@ -16,6 +15,7 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from error
 
+from roca_nocs import modeling as _modeling  # noqa: F401
 from roca_nocs.data import datasets as _datasets  # noqa: F401
 
 __version__ = "0.1.0"

@@ -95,6 +95,7 @@ def test_single_tensor_as_loss() -> None:
     [
         ({"clip_norm": 0.5}, 1 - 0.1 * 0.5),
         ({"clip_norm": 50.0}, 1 - 0.1 * 2.0),
+        ({"clip_norm": 0.5, "clip_norm_per_parameter": True}, 1 - 0.1 * 0.5),
         ({"clip_value": 0.25}, 1 - 0.1 * 0.25),
     ],
 )
@@ -104,6 +105,15 @@ def test_clipping_by_hand(options: dict[str, float], expected: float) -> None:
     assert model.weight.item() == pytest.approx(expected, rel=1e-5)
     # What is logged is the norm before clipping.
     assert trainer.storage.latest()["grad_norm"][0] == pytest.approx(2.0)
+
+
+def test_clipping_each_parameter_by_itself() -> None:
+    model = torch.nn.Module()
+    model.large, model.small = (torch.nn.Parameter(torch.tensor([1.0])) for _ in range(2))
+    model.forward = lambda batch: 3 * model.large.sum() + 0.5 * model.small.sum()
+    train(model, [[0.0]], clip_norm=1.0, clip_norm_per_parameter=True)
+    assert model.large.item() == pytest.approx(1 - 0.1 * 1.0, rel=1e-5)
+    assert model.small.item() == pytest.approx(1 - 0.1 * 0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("steps", [2, 4])

@@ -61,8 +61,9 @@ class _Checkpointer:
 
 @dataclasses.dataclass
 class _ClipGradients:
-    norm: float | None  # of all gradients together
+    norm: float | None  # of all gradients together, or of each parameter's
     value: float | None  # of each entry
+    per_parameter: bool  # norm bounds each parameter's gradient by itself
 
 
 @dataclasses.dataclass
@@ -226,7 +227,7 @@ def _dataset_names(node: Any) -> Iterator[tuple[str, str]]:
         return
     target = node.get("_target_")
     target = locate(target) if isinstance(target, str) else target
-    keys = ["dataset_name"]
+    keys = ["dataset_name", "train_dataset_name"]
     if getattr(target, "__name__", "") == "get_detection_dataset_dicts":
         keys.append("names")
     for key in node:

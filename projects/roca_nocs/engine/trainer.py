@@ -40,6 +40,7 @@ class Trainer(SimpleTrainer):
         accumulation_steps: int = 1,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        clip_norm_per_parameter: bool = False,
     ) -> None:
         """
         Args:
@@ -51,6 +52,8 @@ class Trainer(SimpleTrainer):
             accumulation_steps: number of parts; must divide the batch of a process.
             clip_norm: largest L2 norm of all gradients together.
             clip_value: largest absolute value of a gradient entry.
+            clip_norm_per_parameter: `clip_norm` bounds each parameter's gradient by itself, as
+                detectron2's own clipping does.
         """
         super().__init__(model, data_loader, optimizer)
         if autocast_dtype not in (None, torch.float16, torch.bfloat16):
@@ -68,6 +71,7 @@ class Trainer(SimpleTrainer):
         self.accumulation_steps = accumulation_steps
         self.clip_norm = clip_norm
         self.clip_value = clip_value
+        self.clip_norm_per_parameter = clip_norm_per_parameter
         self.device = next(model.parameters()).device
         self.grad_scaler = torch.amp.GradScaler(
             self.device.type, enabled=autocast_dtype == torch.float16
@@ -124,8 +128,12 @@ class Trainer(SimpleTrainer):
         """Clip the gradients and run the optimizer, provided that everything is finite."""
         self.grad_scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        max_norm = math.inf if self.clip_norm is None else self.clip_norm
+        together = self.clip_norm is not None and not self.clip_norm_per_parameter
+        max_norm = self.clip_norm if together else math.inf
         gradient_norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        if self.clip_norm is not None and self.clip_norm_per_parameter:
+            for parameter in parameters:
+                nn.utils.clip_grad_norm_(parameter, self.clip_norm)
         self._check_finite(losses, gradient_norm)
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.clip_value)

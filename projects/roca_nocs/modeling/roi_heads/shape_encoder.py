@@ -1,0 +1,73 @@
+"""The shape code: what the depth features say about the whole object in a region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.layers import roi_align
+from torch import nn
+
+from roca_nocs.layers.mlp import MLP, SharedMLP
+
+
+class ShapeEncoder(nn.Module):
+    """Perceptron at each pixel of the object, maximum over the pixels, perceptron on the result."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        grid_size: int,
+        pixel_sizes: Sequence[int],
+        code_sizes: Sequence[int],
+        sampling_ratio: int,
+        dropout: float,
+    ) -> None:
+        """
+        Args:
+            in_channels: F, channels of the depth features.
+            grid_size: G.
+            pixel_sizes: layers of the perceptron that all pixels share.
+            code_sizes: layers of the perceptron after the maximum; the last is D.
+            sampling_ratio: samples along each side of a grid cell; 0 takes about one per pixel of
+                the feature map, as the published model does.
+            dropout: probability with which numbers of the code are dropped in training.
+        """
+        super().__init__()
+        self.grid_size = grid_size
+        self.sampling_ratio = sampling_ratio
+        self.shared_net = SharedMLP(in_channels, pixel_sizes)
+        self.global_net = MLP(pixel_sizes[-1], code_sizes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        features: torch.Tensor,
+        boxes: torch.Tensor,
+        image_indices: torch.Tensor,
+        masks: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Args:
+            features: (B, F, H, W).
+            boxes: (N, 4), in pixels of the features.
+            image_indices: (N,) int64.
+            masks: (N, 1, G, G) 0/1, pixels of the object.
+
+        Returns:
+            (N, D). A region without object pixels has the code of a zero maximum.
+        """
+        regions = torch.cat([image_indices[:, None].to(boxes.dtype), boxes], dim=1)
+        pooled = roi_align(
+            features,
+            regions,
+            output_size=(self.grid_size, self.grid_size),
+            spatial_scale=1.0,
+            sampling_ratio=self.sampling_ratio,
+            # The published model was trained without the half-pixel shift.
+            aligned=False,
+        )
+        # Features are not negative, so the background's zeros never win.
+        pixels = self.shared_net(pooled) * masks
+        return self.dropout(self.global_net(pixels.flatten(2).max(dim=2).values))

@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Turn a published checkpoint into one for our configs.
+
+    tools/convert_checkpoint.py roca model_best.pth roca.pth
+    tools/train_net.py --config-file configs/roca/roca_r50_fpn_scan2cad.py --eval-only \
+        train.init_checkpoint=roca.pth
+
+Every tensor of the model must be in the file with its shape, and no other. Published weights have
+licences of their own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import LazyConfig, instantiate
+
+import roca_nocs  # noqa: F401  (registers data sets and models)
+from roca_nocs.engine.atomic_file import replace_file
+from roca_nocs.engine.convert import CONVERSIONS, ConversionError, convert, read_state
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="checkpoint", required=True)
+    for name, conversion in CONVERSIONS.items():
+        command = commands.add_parser(name, help=conversion.description)
+        command.add_argument("source", metavar="IN", type=Path, help="file as published")
+        command.add_argument("target", metavar="OUT", type=Path, help="file to write (.pth)")
+        command.add_argument(
+            "--config",
+            type=Path,
+            default=ROOT / conversion.config,
+            help="config of the model that the tensors must fit; default %(default)s",
+        )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = argument_parser().parse_args(arguments)
+    try:
+        state = read_state(args.source)
+        model = instantiate(LazyConfig.load(str(args.config)).model)
+        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        converted = convert(state, shapes, CONVERSIONS[args.checkpoint].dropped)
+    except (ConversionError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    with replace_file(args.target) as file:
+        torch.save({"model": converted}, file)
+    print(f"{len(converted)} tensors written to {args.target}")
+
+
+if __name__ == "__main__":
+    main()
