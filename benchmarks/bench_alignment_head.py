@@ -2,7 +2,8 @@
 
 The baseline works as ROCA's published training code does: it builds the grid of each region in
 turn, copies the depth maps once for every region, samples the copies with ``grid_sample``,
-repeats the shape code at every pixel before 1x1 convolutions, and lets autograd differentiate the SVD of the regions.
+repeats the shape code at every pixel before 1x1 convolutions, and lets autograd differentiate the
+SVD of the regions.
 """
 
 from __future__ import annotations

@@ -18,3 +18,10 @@ coco_1x = L(multi_step)(
     milestones=[60000, 80000],
     warmup=1000,
 )
+
+# The published training of ROCA.
+roca = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[60000],
+    warmup=1000,
+)

@@ -28,7 +28,7 @@ _align.translation_sizes = [128]
 _align.noc_sizes = [128, 128]
 _align.confidence_sizes = [128]
 _align.sampling_ratio = 1
-# Three-dimensional convolutions on a CPU cost more than all the rest: the CAD model whose surface is
+# Three-dimensional convolutions cost a CPU more than all the rest: the CAD model whose surface is
 # nearest to the predicted coordinates needs no training.
 _align.retrieval_head.mode = "nearest"
 _align.retrieval_head.shape_code_size = 160

@@ -7,19 +7,13 @@ each place where the published model stops gradients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from roca_nocs import losses
 from roca_nocs.geometry.procrustes import weighted_procrustes
-from roca_nocs.geometry.roi_grid import (
-    grid_rays,
-    masked_bounding_box,
-    roi_pixel_grid,
-    sample_at_grid,
-)
+from roca_nocs.geometry.roi_grid import masked_bounding_box
 from roca_nocs.layers.grouped import select_class
 from roca_nocs.layers.mlp import MLP, SharedMLP
 from roca_nocs.modeling.roi_heads.alignment_types import (
@@ -27,13 +21,12 @@ from roca_nocs.modeling.roi_heads.alignment_types import (
     AlignmentRegions,
     AlignmentTargets,
 )
+from roca_nocs.modeling.roi_heads.region_depth import SMALLEST_DEPTH, RegionCrop, depth_losses
 from roca_nocs.modeling.roi_heads.retrieval_head import RetrievalHead
 from roca_nocs.modeling.roi_heads.shape_encoder import ShapeEncoder
 from roca_nocs.structures import CadDatabase
 
 __all__ = ["AlignmentHead", "AlignmentPredictions", "AlignmentRegions", "AlignmentTargets"]
-
-_SMALLEST_DEPTH = 1e-5
 
 
 class AlignmentHead(nn.Module):
@@ -171,7 +164,7 @@ class AlignmentHead(nn.Module):
             crop = self._crop(regions)
             depth = crop.sample(depths.float())
             gt_depth = crop.sample(targets.depths.float())
-            result, pred_box, gt_points = _depth_losses(
+            result, pred_box, gt_points = depth_losses(
                 crop, depth, gt_depth, mask_pred, targets.masks, weights
             )
 
@@ -227,7 +220,7 @@ class AlignmentHead(nn.Module):
             crop = self._crop(regions)
             depth = crop.sample(depths.float())
             points = crop.rays * depth
-            box = masked_bounding_box(points, depth * mask_pred > _SMALLEST_DEPTH)
+            box = masked_bounding_box(points, depth * mask_pred > SMALLEST_DEPTH)
 
             scales = select_class(self.scale_head(shape_code), regions.classes, 3)
             translations = self._translations(shape_code, box, regions.classes)
@@ -274,11 +267,8 @@ class AlignmentHead(nn.Module):
         boxes = regions.boxes.detach() * regions.boxes.new_tensor(ratios * 2)
         return self.shape_encoder(depth_features, boxes, regions.image_indices, mask_pred).float()
 
-    def _crop(self, regions: AlignmentRegions) -> _Crop:
-        sizes = regions.image_sizes[regions.image_indices]
-        grid = roi_pixel_grid(regions.boxes, sizes, self.grid_size)
-        rays = grid_rays(grid, regions.intrinsics)
-        return _Crop(grid, rays, regions.image_indices, sizes, self.border_compat)
+    def _crop(self, regions: AlignmentRegions) -> RegionCrop:
+        return RegionCrop.of(regions, self.grid_size, self.border_compat)
 
     def _translations(
         self,
@@ -359,51 +349,3 @@ class AlignmentHead(nn.Module):
             iterations=self.irls_iterations,
         )
         return rotations, corrections, has_enough
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """The pixels of N regions."""
-
-    grid: torch.Tensor
-    rays: torch.Tensor
-    image_indices: torch.Tensor
-    image_sizes: torch.Tensor
-    border_compat: bool
-
-    def sample(self, maps: torch.Tensor) -> torch.Tensor:
-        """(N, K, G, G) of maps (B, K, H, W)."""
-        return sample_at_grid(
-            maps, self.grid, self.image_indices, self.image_sizes, self.border_compat
-        )
-
-
-def _depth_losses(
-    crop: _Crop,
-    depth: torch.Tensor,
-    gt_depth: torch.Tensor,
-    mask_pred: torch.Tensor,
-    mask_gt: torch.Tensor,
-    weights: torch.Tensor | None,
-) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Losses on the depth of regions (N, 1, G, G).
-
-    Returns:
-        the losses, the bounding box of the predicted object points, and the ground-truth object
-        points (N, 3, G, G), zero outside the object.
-    """
-    masked, gt_masked = depth * mask_pred, gt_depth * mask_gt
-    means = [
-        each.flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1e-5)
-        for each, mask in ((masked, mask_pred), (gt_masked, mask_gt))
-    ]
-    gt_points = crop.rays * gt_masked
-    box = masked_bounding_box(crop.rays * masked, masked > _SMALLEST_DEPTH)
-    gt_box = masked_bounding_box(gt_points, gt_masked > _SMALLEST_DEPTH)
-    result = {
-        "loss_roi_depth": losses.masked_l1(depth, gt_depth, mask_gt, weights),
-        "loss_mean_depth": losses.l1(*means, weights),
-        "loss_depth_min": losses.smooth_l1(box[0], gt_box[0], weights),
-        "loss_depth_max": losses.smooth_l1(box[1], gt_box[1], weights),
-    }
-    return result, box, gt_points
