@@ -8,10 +8,12 @@ TYPED := $(wildcard projects/roca_nocs/geometry projects/roca_nocs/layers projec
 # One thread a process: two test workers, or two training processes, share the machine.
 export OMP_NUM_THREADS ?= 1
 
-# make demo: where it trains, for how long, and where the results go.
+# make demo: where it trains, for how long, where the results go, what they are compared with.
 DEMO_DEVICES ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo --num-gpus 1 || echo --num-gpus 0 --num-processes 2)
-DEMO_ITERATIONS ?= 300
+DEMO_ITERATIONS ?= 260
 DEMO_OUTPUT ?= output/demo
+DEMO_CONFIG := configs/roca/rooms_r18.py
+DEMO_WEIGHTS := models/roca_rooms_r18.safetensors
 
 .PHONY: env demo test test-all lint bench
 
@@ -20,9 +22,16 @@ env:
 
 demo: env
 	$(BIN)/python datasets/prepare_embedded.py --kind rooms --preset demo --workers 2
-	$(BIN)/python tools/train_net.py --config-file configs/mask_rcnn/rooms_r18.py $(DEMO_DEVICES) --resume \
-		train.output_dir=$(DEMO_OUTPUT) train.max_iter=$(DEMO_ITERATIONS)
-	$(BIN)/python tools/demo.py --run $(DEMO_OUTPUT)
+	$(BIN)/python tools/train_net.py --config-file $(DEMO_CONFIG) $(DEMO_DEVICES) --resume \
+		train.output_dir=$(DEMO_OUTPUT)/short train.max_iter=$(DEMO_ITERATIONS)
+	$(BIN)/python tools/train_net.py --config-file $(DEMO_CONFIG) $(DEMO_DEVICES) --eval-only \
+		train.output_dir=$(DEMO_OUTPUT)/shipped train.init_checkpoint=$(DEMO_WEIGHTS)
+	$(BIN)/python tools/demo.py --run $(DEMO_OUTPUT)/short --count 4
+	$(BIN)/python tools/demo.py --config-file $(DEMO_CONFIG) --weights $(DEMO_WEIGHTS) --count 4 \
+		--output $(DEMO_OUTPUT)/shipped/demo
+	$(BIN)/python tools/compare_results.py "$(DEMO_ITERATIONS) iterations=$(DEMO_OUTPUT)/short/results.json" \
+		"shipped weights=$(DEMO_OUTPUT)/shipped/results.json"
+	@echo "Pictures: $(DEMO_OUTPUT)/short/demo/index.html and $(DEMO_OUTPUT)/shipped/demo/index.html"
 
 test: env
 	$(BIN)/python -m pytest -n 2

@@ -89,6 +89,7 @@ setup(
         "trimesh>=4.4",
         "embreex>=2.17.7.post4",
         "roma>=1.5",
+        "safetensors>=0.5",
         "tqdm>=4.60",
     ],
     extras_require={

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = [ROOT / "datasets", ROOT / "models"]
+PAGES = [
+    ROOT / "README.md",
+    *(folder / "README.md" for folder in FOLDERS),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SCRIPTS = ("tools/", "datasets/")
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
@@ -45,7 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=Path, help="output folder of a training: its newest weights")
     which.add_argument("--config-file", type=Path, help="config of the model, with --weights")
-    parser.add_argument("--weights", help="checkpoint file")
+    parser.add_argument("--weights", help="checkpoint file, .pth or .safetensors")
     parser.add_argument("--input", nargs="+", help="images, videos, or folders of them")
     parser.add_argument(
         "--dataset",
@@ -75,10 +74,11 @@ def load_model(args: argparse.Namespace) -> tuple[Any, nn.Module]:
         raise ConfigError(f"{config_file} does not exist")
     cfg = load_config(config_file)
     model = instantiate(cfg.model).to(resolve_device(args.device))
-    weights = args.weights or Checkpointer(model, str(args.run)).newest_checkpoint()
+    checkpointer = Checkpointer(model, str(args.run or ""), save_to_disk=False)
+    weights = args.weights or checkpointer.newest_checkpoint()
     if not weights:
         raise ConfigError(f"{args.run} holds no checkpoint: train first, or give --weights")
-    loaded = DetectionCheckpointer(model).load(weights, checkpointables=[])
+    loaded = checkpointer.load(weights, checkpointables=[])
     if cfg.train.ema.enabled and "ema" in loaded:
         average = build_average(model, cfg.train.ema.decay)
         average.load_state_dict(loaded["ema"])

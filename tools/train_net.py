@@ -6,7 +6,7 @@ tools/train_net.py --config-file ... --num-gpus 8            # processes on GPUs
 tools/train_net.py --config-file ... --num-gpus 0 --num-processes 2    # processes on the CPU
 tools/train_net.py --config-file ... --resume                # continue after an interruption
 tools/train_net.py --config-file ... --eval-only             # newest checkpoint
-tools/train_net.py --config-file ... --eval-only train.init_checkpoint=model.pth
+tools/train_net.py --config-file ... --eval-only train.init_checkpoint=model.safetensors
 torchrun --nproc-per-node 2 tools/train_net.py --config-file ...
 """
 
@@ -57,7 +57,7 @@ def models_to_evaluate(
 def run_evaluation(config: DictConfig, model: nn.Module, *, resume: bool) -> dict[str, Any]:
     """Evaluate `train.init_checkpoint`, or with `resume` or without that, the newest checkpoint."""
     train = config.train
-    checkpointer = Checkpointer(model, train.output_dir)
+    checkpointer = Checkpointer(model, train.output_dir, save_to_disk=False)
     path = "" if resume else train.init_checkpoint
     path = path or checkpointer.newest_checkpoint()
     if not path:

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .atomic_file import remove_leftovers, replace_file
+from .weights_file import SUFFIX, WeightsError, read_weights
 
 __all__ = ["Checkpointer", "find_damage"]
 
@@ -30,16 +31,28 @@ _PERIODIC = re.compile(r"model_(\d+)\.pth")
 
 
 class Checkpointer(DetectionCheckpointer):
-    """A `DetectionCheckpointer` that writes atomically and resumes from what is readable."""
+    """A `DetectionCheckpointer` that writes atomically and resumes from what is readable.
 
-    def __init__(self, model: nn.Module, save_dir: str, **checkpointables: Any) -> None:
+    It also loads ``.safetensors`` files, in any precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str,
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
         """
         Args:
             model: the model, may be wrapped for DDP.
             save_dir: folder of the checkpoints; files left there by killed processes are removed.
+            save_to_disk: `False` leaves the folder as it is, for reading beside a training;
+                `None` lets the main process write.
             checkpointables: objects with `state_dict` and `load_state_dict`, by name.
         """
-        super().__init__(model, save_dir, **checkpointables)
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         if self.save_to_disk and Path(save_dir).is_dir() and (count := remove_leftovers(save_dir)):
             logger.info("Removed %d incomplete files from %s", count, save_dir)
 
@@ -67,6 +80,22 @@ class Checkpointer(DetectionCheckpointer):
         """Make this file of the folder the one to resume from."""
         with replace_file(Path(self.save_dir) / "last_checkpoint") as file:
             file.write(last_filename_basename.encode())
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """As `DetectionCheckpointer.load`.
+
+        Raises:
+            WeightsError: a safetensors file that is damaged, or that has a query behind its name.
+        """
+        file, _, query = path.partition("?")
+        if query and file.endswith(SUFFIX):
+            raise WeightsError(
+                f"{path}: the names in a {SUFFIX} file are taken as they are, without {query!r}"
+            )
+        return super().load(path, checkpointables)
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        return {"model": read_weights(f)[0]} if f.endswith(SUFFIX) else super()._load_file(f)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from the newest undamaged checkpoint of the folder, else load `path`.
