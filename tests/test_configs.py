@@ -21,7 +21,8 @@ def name(path: Path) -> str:
 
 
 def test_there_are_configs() -> None:
-    assert {"common/train.py", "mask_rcnn/rooms_r18.py"} <= {name(path) for path in ALL}
+    final = {"mask_rcnn/rooms_r18.py", "roca/rooms_r18.py"}
+    assert {"common/train.py"} | final <= {name(path) for path in ALL}
 
 
 @pytest.mark.parametrize("path", ALL, ids=name)
@@ -70,19 +71,63 @@ def test_image_conventions_fit_the_weights(path: Path) -> None:
         assert config.dataloader[part].mapper.image_format == config.model.input_format
     if "torchvision" in config.train.init_checkpoint:
         assert image_conventions(config) == ("RGB", [58.395, 57.12, 57.375], False)
-    if "MSRA" in config.train.init_checkpoint:
+    # The ResNets of detectron2's own detectors are those of MSRA.
+    if any(name in config.train.init_checkpoint for name in ("MSRA", "COCO-InstanceSegmentation")):
         assert image_conventions(config) == ("BGR", [1.0, 1.0, 1.0], True)
 
 
 @pytest.mark.parametrize(
     ("path", "entries", "parameters"),
-    # The first is detectron2's Mask R-CNN; the second 12.4 M as measured for this recipe.
-    [("mask_rcnn/coco_r50_1x.py", 307, 44_343_216), ("mask_rcnn/rooms_r18.py", 190, 12_395_910)],
+    [
+        # detectron2's Mask R-CNN and the published ROCA with all its frozen weights; the others as
+        # measured for these recipes.
+        ("mask_rcnn/coco_r50_1x.py", 307, 44_343_216),
+        ("mask_rcnn/rooms_r18.py", 192, 12_432_838),
+        ("roca/roca_r50_fpn_scan2cad.py", 454, 50_591_698),
+        ("roca/ablation_pewr.py", 426, 49_987_625),
+        ("roca/ablation_pew.py", 366, 47_991_257),
+        ("roca/ablation_pe.py", 362, 47_855_056),
+        ("roca/rooms_r18.py", 247, 12_479_129),
+    ],
 )
 def test_model_size(path: str, entries: int, parameters: int) -> None:
-    model = instantiate(load_config(CONFIGS / path).model)
+    with torch.device("meta"):
+        model = instantiate(load_config(CONFIGS / path).model)
     assert len(model.state_dict()) == entries
     assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("path", [p for p in FINAL if p.parent.name == "roca"], ids=name)
+def test_parts_of_roca_fit_each_other(path: Path) -> None:
+    config = load_config(path)
+    heads = config.model.roi_heads
+    align = heads.alignment_head
+    depth = heads.depth_head
+    assert align.in_channels == len(depth.in_features) * depth.level_channels
+    assert align.grid_size == 2 * heads.mask_pooler.output_size
+    assert align.shape_code_sizes[-1] == align.retrieval_head.shape_code_size
+    assert heads.mask_head.num_classes == heads.num_classes + 1
+    # Retrieval that is learned needs CAD models in training, all but random retrieval at inference.
+    mode = align.retrieval_head.mode.split("_")[0]
+    learned = {"resnet": "voxels", "pointnet": "points"}.get(mode)
+    assert config.dataloader.train.mapper.get("retrieval") == learned
+    assert config.model.cad_database["points" if mode == "nearest" else learned]
+
+
+@pytest.mark.parametrize(
+    ("name", "end_to_end", "weights", "mode"),
+    [
+        ("ablation_p", False, False, "nearest"),
+        ("ablation_pe", True, False, "nearest"),
+        ("ablation_pew", True, True, "nearest"),
+        ("ablation_pewr", True, True, "resnet_resnet+image"),
+        ("roca_r50_fpn_scan2cad", True, True, "resnet_resnet+image+comp"),
+    ],
+)
+def test_ablation_of_roca(name: str, end_to_end: bool, weights: bool, mode: str) -> None:
+    align = load_config(CONFIGS / f"roca/{name}.py").model.roi_heads.alignment_head
+    assert (align.end_to_end, align.noc_weights) == (end_to_end, weights)
+    assert align.retrieval_head.mode == mode
 
 
 def test_rooms_model_trains_and_detects() -> None:

@@ -12,6 +12,11 @@ from ..common.train import train
 __all__ = ["dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
 model.roi_heads.num_classes = 9
+# Boxes and masks learn from the foreground only, of which 12 regions an image are few.
+model.roi_heads.batch_size_per_image = 64
+model.roi_heads.positive_fraction = 0.5
+
+lr_multiplier.final = 0.02
 
 optimizer.lr = 1e-3
 optimizer.weight_decay = 1e-2

@@ -21,7 +21,7 @@ _heads.batch_size_per_image = 48
 _heads.box_pooler.sampling_ratio = 2  # the adaptive default costs most of the time
 _heads.box_head.fc_dims = [256, 256]
 _heads.box_predictor.test_topk_per_image = 30
-_heads.mask_head.conv_dims = [64, 64, 64]
+_heads.mask_head.conv_dims = [64, 64, 64, 64]  # the last is that of the deconvolution
 
 model.pixel_mean = [110.0, 110.0, 110.0]
 model.pixel_std = [58.0, 58.0, 58.0]

@@ -7,6 +7,8 @@ import logging
 import numpy as np
 import pytest
 
+from roca_nocs.data.published_cameras import scannet_intrinsics
+from roca_nocs.data.synthetic import cameras
 from roca_nocs.data.synthetic.cameras import (
     look_at,
     sample_views,
@@ -39,6 +41,30 @@ def test_views_of_rooms(rooms: list[Scene], caplog: pytest.LogCaptureFixture) ->
                 centres = np.stack([o.translation for o in scene.objects if o.annotated])
                 assert (np.linalg.norm(centres - eye, axis=1) > 0.8).any()
     assert not caplog.records
+
+
+def test_the_best_of_several_views_is_taken(
+    rooms: list[Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = (48, 64)
+
+    def merits() -> list[float]:
+        # With equal shares: how little of the objects is cut off.
+        return [
+            cameras._merit(
+                scene,
+                sample_views(scene, 1, size, "rooms")[0].world_to_camera,
+                scannet_intrinsics(cameras._PROBE),
+                np.full(len(scene.objects), 1.0) * [each.annotated for each in scene.objects],
+            )
+            for scene in rooms
+        ]
+
+    best = merits()
+    rules = cameras._Rules
+    monkeypatch.setattr(cameras, "_Rules", lambda *args: rules(*args[:3], 1, args[4]))
+    first = merits()
+    assert np.mean(best) > np.mean(first)
 
 
 def test_poses_do_not_depend_on_the_size(rooms: list[Scene]) -> None:
