@@ -53,12 +53,17 @@ class ROCA(GeneralizedRCNN):
         self.cad_database: CadDatabase | None = None
 
     def set_cad_database(self, database: CadDatabase) -> None:
-        """Retrieve from these CAD models from now on; from all of them if they list no scenes."""
+        """Retrieve from these CAD models from now on; from all of them if they list no scenes.
+
+        Raises:
+            ValueError: see ``AlignmentHead.set_database``.
+        """
+        retrieval_head = self.roi_heads.alignment_head.retrieval_head
+        if retrieval_head is not None and not database.scenes:
+            retrieval_head.wild = True
+        self.roi_heads.alignment_head.set_database(database)
         self._load_database = None
         self.cad_database = database
-        if not database.scenes:
-            self.roi_heads.alignment_head.retrieval_head.wild = True
-        self.roi_heads.alignment_head.set_database(database)
 
     def forward(
         self, batched_inputs: list[dict[str, Any]]

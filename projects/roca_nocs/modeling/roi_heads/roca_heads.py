@@ -116,8 +116,9 @@ class ROCAHeads(StandardROIHeads):
             return self.align(images, features, detections, scene)
         assert targets is not None and scene.depths is not None
         if self._class_counts is not None:
-            self.class_weights.copy_(class_weights_from_counts(self._class_counts()))
-            self.box_predictor.set_class_weights(self.class_weights)
+            weights = class_weights_from_counts(self._class_counts())
+            self.box_predictor.set_class_weights(weights)
+            self.class_weights.copy_(weights)
             self._class_counts = None
         # The other fields are looked up by row where they are needed: copying masks or voxel
         # grids to every proposal costs more than the losses.
@@ -255,9 +256,12 @@ class ROCAHeads(StandardROIHeads):
         """The boxes of all images in one list."""
         boxes = torch.cat([each.get(box_field).tensor for each in instances])
         classes = torch.cat([each.get(class_field) for each in instances])
-        counts = torch.tensor([len(each) for each in instances], device=boxes.device)
-        image_indices = torch.repeat_interleave(counts)
-        names = [scene.scene_ids[index] for index in image_indices.tolist()]
+        counts = [len(each) for each in instances]
+        # On the CPU, where the sizes are known: a GPU would have to be waited for.
+        image_indices = torch.repeat_interleave(torch.tensor(counts)).to(boxes.device)
+        scenes = [
+            name for name, count in zip(scene.scene_ids, counts, strict=True) for _ in range(count)
+        ]
         return AlignmentRegions(
             boxes=boxes.detach().float(),
             classes=classes,
@@ -265,7 +269,7 @@ class ROCAHeads(StandardROIHeads):
             image_sizes=torch.tensor(images.image_sizes, device=boxes.device),
             intrinsics=scene.intrinsics[image_indices],
             weights=select_class_weights(self.class_weights, classes) if self.weighted else None,
-            scenes=names,
+            scenes=scenes,
         )
 
     def _mask_logits(
