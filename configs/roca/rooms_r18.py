@@ -1,6 +1,6 @@
 """ROCA R18-FPN on the embedded rooms, from scratch: what `make demo` trains.
 
-Meant for the CPU: `--num-gpus 0 --num-processes 2`. The longer schedule of the shipped weights is
+Meant for the CPU: `--num-gpus 0 --num-processes 2`. A longer schedule is
 `configs/roca/rooms_r18_long.py`.
 """
 
