@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +19,10 @@ with warnings.catch_warnings():
     # The real detectron2 scripts functions at import, which current torch calls deprecated.
     warnings.simplefilter("ignore")
     import detectron2
+
+# How long an example takes depends on the machine: it is no property of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 STANDALONE = detectron2.__version__.endswith("+standalone")
 
