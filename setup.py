@@ -98,6 +98,7 @@ setup(
         "video": ["av>=12"],
         "viz": ["matplotlib>=3.8"],
         "dev": [
+            "av>=12",
             "hypothesis",
             "manifold3d",
             "mypy",

@@ -125,7 +125,9 @@ def write_videos(
             frames = reader.frames(name, camera, scene)
             progress = tqdm(frames, desc=path.name, unit="frame", total=reader.count or None)
             folder.write_video(name, progress, reader.rate, predictor)
-        except (inputs.InputError, ImportError) as error:
+        except ImportError as error:
+            yield inputs.InputError(f"{path}: {error}")
+        except inputs.InputError as error:
             yield error
 
 
