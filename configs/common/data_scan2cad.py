@@ -20,7 +20,7 @@ dataloader = dict(
                     contrast=(0.8, 1.25),
                     brightness=(0.8, 1.25),
                     saturation=(0.8, 1.25),
-                    image_format="${..image_format}",
+                    image_format="${...image_format}",
                 )
             ],
             image_format="BGR",
