@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from roca_nocs.data.coco_json import DatasetError
+from roca_nocs.data.process_pool import locked
 from roca_nocs.data.synthetic import generate as generate_module
 from roca_nocs.data.synthetic.generate import (
     JOURNAL_NAME,
@@ -213,7 +214,7 @@ def test_foreign_folder_is_not_touched(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_are_refused(rooms: Path) -> None:
-    with generate_module._locked(rooms):
+    with locked(rooms):
         with pytest.raises(DatasetError, match="Another process is generating"):
             generate(rooms, ROOMS, progress=False)
 

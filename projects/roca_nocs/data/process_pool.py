@@ -25,11 +25,12 @@ Map = Callable[[Callable[[Task], Result], Iterable[Task]], Iterable[Result]]
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[Map]:
+def worker_pool(workers: int, folder: Path) -> Iterator[Map]:
     """A ``map`` that works in other processes; functions, tasks and results are pickled.
 
     Args:
         workers: number of processes; 1 works in this one.
+        folder: that the work is for, to be named in errors.
 
     Raises:
         RuntimeError: a worker process died.
@@ -47,8 +48,8 @@ def worker_pool(workers: int) -> Iterator[Map]:
         yield executor.map
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "A worker process died (out of memory?). Run the same command again, with fewer "
-            "--workers: what is finished is kept."
+            f"A worker process of {folder} died (out of memory?). Run the same command again, "
+            "with fewer --workers: what is finished is kept."
         ) from error
     finally:
         executor.shutdown(cancel_futures=True)
@@ -69,8 +70,12 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, action: str = "writing to") -> Iterator[None]:
     """One process at a time; the lock on the folder goes with the process, however it ends.
+
+    Args:
+        folder: must exist.
+        action: what the error says that the other process does with it.
 
     Raises:
         DatasetError: another process holds it.
@@ -80,6 +85,6 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise DatasetError(f"Another process is writing to {folder}; wait for it.") from None
+        raise DatasetError(f"Another process is {action} {folder}; wait for it.") from None
     finally:
         os.close(descriptor)

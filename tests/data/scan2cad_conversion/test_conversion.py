@@ -223,10 +223,10 @@ def test_the_number_of_workers_does_not_matter(made: Path, raw_made: Path, tmp_p
     assert contents(tmp_path / "two") == contents(made)
 
 
-def test_worker_pool_alone() -> None:
-    with worker_pool(1) as pool_map:
+def test_worker_pool_alone(tmp_path: Path) -> None:
+    with worker_pool(1, tmp_path) as pool_map:
         assert list(pool_map(abs, [-1, 2])) == [1, 2]
-    with pytest.raises(ValueError, match="workers is 0"), worker_pool(0):
+    with pytest.raises(ValueError, match="workers is 0"), worker_pool(0, tmp_path):
         pass
 
 

@@ -104,7 +104,7 @@ def convert(
     scenes = _annotated_scenes(sources, raw, report)
     parsed = _parse(scenes, raw, report)
     root.mkdir(parents=True, exist_ok=True)
-    with locked(root), worker_pool(workers) as pool_map:
+    with locked(root), worker_pool(workers, root) as pool_map:
         cad_tasks = _cad_tasks(sources.shapenet, parsed.values())
         run = partial(_run, root, report, pool_map, progress)
         run("CAD models", list(cad_tasks.values()))

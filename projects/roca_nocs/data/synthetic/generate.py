@@ -9,19 +9,12 @@ arguments only, never on other tasks or on the number of workers.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +23,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..coco_json import DatasetError
+from ..process_pool import locked, worker_pool
 from . import write_rooms, write_tabletop
 from .manifest import (
     GENERATOR_VERSION,
@@ -136,7 +130,7 @@ def generate(
     tasks = plan_tasks(arguments)
     _check_folder(root)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root):
+    with locked(root, "generating"):
         earlier = _read_journal(root, arguments)
         known_files = {name for record in earlier.values() for name in record["files"]}
         known_files |= _files_of_manifest(root)
@@ -169,19 +163,6 @@ def _check_folder(root: Path) -> None:
         raise DatasetError(
             f"{root} is not empty and was not made by this generator; choose another --output."
         )
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One process at a time; the lock on the folder goes with the process, however it ends."""
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise DatasetError(f"Another process is generating {root}; wait for it.") from None
-    finally:
-        os.close(folder)
 
 
 def _header(arguments: DatasetArguments) -> dict[str, Any]:
@@ -296,44 +277,11 @@ def _run_all(
     work = partial(run_task, os.fspath(root), arguments)
     images = sum(task.num_images for task in todo)
     bar = tqdm(total=images, desc=arguments.kind, unit="image", disable=not progress or not todo)
-    workers = min(workers, len(todo))
-    with bar:
-        if workers <= 1:
-            for task in todo:
-                bar.set_description(f"{arguments.kind} {task.group}", refresh=False)
-                yield work(task)
-                bar.update(task.num_images)
-            return
-        # Spawned, not forked: the parent may hold threads and locks of torch and OpenMP.
-        executor = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-        )
-        try:
-            for task, record in zip(todo, executor.map(work, todo), strict=True):
-                bar.set_description(f"{arguments.kind} {task.group}", refresh=False)
-                yield record
-                bar.update(task.num_images)
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                f"A worker process of {root} died (out of memory?). Run the same command again, "
-                "with fewer --workers: what is finished is kept."
-            ) from error
-        finally:
-            executor.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """The parent alone reacts to Ctrl-C; a worker ends with its parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop, and they would wait for tasks forever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    with bar, worker_pool(max(1, min(workers, len(todo))), root) as run:
+        for task, record in zip(todo, run(work, todo), strict=True):
+            bar.set_description(f"{arguments.kind} {task.group}", refresh=False)
+            yield record
+            bar.update(task.num_images)
 
 
 def _finish(
