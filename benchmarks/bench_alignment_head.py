@@ -9,12 +9,15 @@ SVD of the regions.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from timing import compare
 from torch.nn import functional as F
 
+from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import SharedMLP
+from roca_nocs.modeling.roi_heads import alignment_head
 from roca_nocs.modeling.roi_heads.alignment_head import (
     AlignmentHead,
     AlignmentRegions,
@@ -73,13 +76,33 @@ def svd_solve(
     return rotation.float(), translation.float()
 
 
+class DensePixels(MaskedPixels):
+    """All pixels, in maps: what is masked is computed and then set to zero."""
+
+    @classmethod
+    def of(cls, masks: torch.Tensor) -> DensePixels:
+        return cls(masks, masks, (len(masks), *masks.shape[2:]))
+
+    def gather(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps
+
+    def scatter(self, values: torch.Tensor) -> torch.Tensor:
+        return values * self.rows
+
+    def spread(self, values: torch.Tensor) -> torch.Tensor:
+        return values[..., None, None].expand(-1, -1, *self.size[1:])
+
+    def maximum(self, values: torch.Tensor) -> torch.Tensor:
+        return (values * self.rows).flatten(2).max(dim=2).values
+
+
 class ConvolutionMLP(SharedMLP):
     """Repeats the code at every pixel, then convolves."""
 
-    def forward(self, maps: torch.Tensor, code: torch.Tensor | None = None) -> torch.Tensor:
-        if code is not None:
-            spread = code[..., None, None].expand(-1, -1, *maps.shape[2:])
-            maps = torch.cat([spread, maps], dim=1)
+    def forward(
+        self, values: torch.Tensor, pixels: MaskedPixels, code: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        maps = values if code is None else torch.cat([pixels.spread(code), values], dim=1)
         for layer in self.hiddens:
             maps = F.relu(layer(maps))
         return maps if self.output is None else self.output(maps)
@@ -92,6 +115,10 @@ class LoopAlignmentHead(AlignmentHead):
         super().__init__(**options)
         for net in (self.shape_encoder.shared_net, self.noc_head, self.noc_weight_head):
             net.__class__ = ConvolutionMLP
+
+    def losses(self, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        with mock.patch.object(alignment_head, "MaskedPixels", DensePixels):
+            return super().losses(*args, **kwargs)
 
     def _crop(self, regions: AlignmentRegions) -> LoopCrop:
         return loop_crop(regions)

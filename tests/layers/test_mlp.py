@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from roca_nocs.layers.grouped import select_class
+from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import MLP, SharedMLP
 
 
@@ -28,21 +29,22 @@ def test_shared_perceptron_is_the_same_at_every_pixel() -> None:
     shared, single = SharedMLP(4, (5, 6), 3), MLP(4, (5, 6), 3)
     for ours, theirs in zip(shared.parameters(), single.parameters(), strict=True):
         theirs.data = ours.data.flatten(1) if ours.dim() > 1 else ours.data
-    maps = torch.randn(2, 4, 3, 3)
-    expected = single(maps.permute(0, 2, 3, 1).reshape(-1, 4)).reshape(2, 3, 3, 3)
-    torch.testing.assert_close(shared(maps), expected.permute(0, 3, 1, 2))
+    pixels = MaskedPixels.of(torch.ones(2, 1, 3, 3))
+    values = torch.randn(18, 4)
+    torch.testing.assert_close(shared(values, pixels), single(values))
 
 
 def test_code_equals_channels_spread_over_the_pixels() -> None:
     torch.manual_seed(0)
     net = SharedMLP(7, (5, 6), 2).double()
-    maps = torch.randn(2, 3, 4, 4, dtype=torch.float64)
-    code = torch.randn(2, 4, dtype=torch.float64)
-    spread = torch.cat([code[..., None, None].expand(-1, -1, 4, 4), maps], dim=1)
-    torch.testing.assert_close(net(maps, code), net(spread))
+    pixels = MaskedPixels.of(torch.tensor([[0, 1, 1], [0, 0, 0], [1, 1, 1]])[:, None, None])
+    values = torch.randn(5, 3, dtype=torch.float64)
+    code = torch.randn(3, 4, dtype=torch.float64)
+    spread = torch.cat([code[[0, 0, 2, 2, 2]], values], dim=1)
+    torch.testing.assert_close(net(values, pixels, code), net(spread, pixels))
     gradients = [
         torch.autograd.grad(out.square().sum(), list(net.parameters()))
-        for out in (net(maps, code), net(spread))
+        for out in (net(values, pixels, code), net(spread, pixels))
     ]
     for ours, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, expected)
@@ -60,5 +62,5 @@ def test_select_class(trailing: tuple[int, ...]) -> None:
 
 def test_no_instances() -> None:
     assert MLP(4, (5,), 3)(torch.zeros(0, 4)).shape == (0, 3)
-    net = SharedMLP(7, (5,), 3)
-    assert net(torch.zeros(0, 3, 4, 4), torch.zeros(0, 4)).shape == (0, 3, 4, 4)
+    net, pixels = SharedMLP(7, (5,), 3), MaskedPixels.of(torch.zeros(0, 1, 4, 4))
+    assert net(torch.zeros(0, 3), pixels, torch.zeros(0, 4)).shape == (0, 3)

@@ -8,6 +8,7 @@ import torch
 
 from roca_nocs.geometry.roi_grid import back_project_grid, roi_pixel_grid, sample_at_grid
 from roca_nocs.geometry.symmetry import symmetry_rotations
+from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.modeling.roi_heads.alignment_head import (
     AlignmentHead,
     AlignmentRegions,
@@ -146,6 +147,15 @@ class Constant(torch.nn.Module):
         return self.output
 
 
+class ConstantMaps(Constant):
+    """Always gives the pixels of the same maps."""
+
+    def forward(
+        self, values: torch.Tensor, pixels: MaskedPixels, code: torch.Tensor
+    ) -> torch.Tensor:
+        return pixels.gather(self.output)
+
+
 def plant(head: AlignmentHead, regions: AlignmentRegions, depths: torch.Tensor) -> AlignmentTargets:
     """Make the networks of a head say what fits the depth and random poses."""
     count = len(regions.boxes)
@@ -159,7 +169,7 @@ def plant(head: AlignmentHead, regions: AlignmentRegions, depths: torch.Tensor) 
     center = (points.amin(dim=2) + points.amax(dim=2)) / 2
     head.scale_head = Constant(targets.scales.repeat(1, 3))
     head.trans_head = Constant((targets.translations - center).repeat(1, 3))
-    head.noc_head = Constant(nocs.reshape(count, 3, GRID, GRID))
+    head.noc_head = ConstantMaps(nocs.reshape(count, 3, GRID, GRID))
     return targets
 
 

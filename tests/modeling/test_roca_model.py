@@ -233,7 +233,7 @@ def test_output() -> None:
             "pred_translations": (count, 3),
             "pred_rotations": (count, 4),
             "pred_scales": (count, 3),
-            "pred_nocs": (count, 3, 32, 32),
+            "pred_nocs": (count, 3, 24, 24),
             "has_alignment": (count,),
             "pred_indices": (count,),
         }

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons on vectors and, shared by all pixels, on maps.
+"""Multi-layer perceptrons on vectors and, shared by all pixels, on the pixels of masks.
 
 The parameter names (``hiddens.0``, ``hiddens.2``, ``output`` for vectors; ``hiddens.0``,
 ``hiddens.1``, ``output`` for maps) are those of ROCA's published weights.
@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from roca_nocs.layers.masked_pixels import MaskedPixels
 
 
 class MLP(nn.Module):
@@ -42,7 +44,7 @@ class MLP(nn.Module):
 
 
 class SharedMLP(nn.Module):
-    """The same perceptron at every pixel (1x1 convolutions)."""
+    """The same perceptron at every pixel of a list, with the parameters of 1x1 convolutions."""
 
     def __init__(
         self, input_size: int, hidden_sizes: Sequence[int], output_size: int | None = None
@@ -55,36 +57,30 @@ class SharedMLP(nn.Module):
         )
         self.output = None if output_size is None else nn.Conv2d(sizes[-1], output_size, 1)
 
-    def forward(self, maps: torch.Tensor, code: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, values: torch.Tensor, pixels: MaskedPixels, code: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """
         Args:
-            maps: (N, K, H, W).
+            values: (M, K), of the pixels in the list.
+            pixels: the list.
             code: (N, input_size - K), channels that are the same at all pixels of an instance
-                and come before those of ``maps``; None if K = input_size. The first layer
-                multiplies them once per instance: they are never spread over the pixels.
+                and come before those of ``values``; None if K = input_size. The first layer
+                multiplies them once per instance.
 
         Returns:
-            (N, output_size or last of hidden_sizes, H, W).
+            (M, output_size or last of hidden_sizes).
         """
         (weight, bias), *others = (_parameters(layer) for layer in self.hiddens)
-        x = maps.flatten(2)
         if code is None:
-            x = _apply(x, weight, bias[:, None])
+            x = F.linear(values, weight, bias)
         else:
-            of_code, of_maps = weight.tensor_split([code.shape[1]], dim=1)
-            x = _apply(x, of_maps, F.linear(code, of_code, bias)[..., None])
+            of_code, of_values = weight.tensor_split([code.shape[1]], dim=1)
+            x = torch.addmm(pixels.spread(F.linear(code, of_code, bias)), values, of_values.T)
         for weight, bias in others:
-            x = _apply(x.relu_(), weight, bias[:, None])
+            x = F.linear(x.relu_(), weight, bias)
         x = x.relu_()
-        if self.output is not None:
-            weight, bias = _parameters(self.output)
-            x = _apply(x, weight, bias[:, None])
-        return x.unflatten(2, maps.shape[2:])
-
-
-def _apply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """A 1x1 convolution of (N, K, P) as a matrix product: half the time of conv2d on a CPU."""
-    return torch.baddbmm(bias, weight.expand(len(x), -1, -1), x)
+        return x if self.output is None else F.linear(x, *_parameters(self.output))
 
 
 def _parameters(convolution: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

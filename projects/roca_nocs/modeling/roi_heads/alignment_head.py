@@ -15,6 +15,7 @@ from roca_nocs import losses
 from roca_nocs.geometry.procrustes import weighted_procrustes
 from roca_nocs.geometry.roi_grid import masked_bounding_box
 from roca_nocs.layers.grouped import select_class
+from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import MLP, SharedMLP
 from roca_nocs.modeling.roi_heads.alignment_types import (
     AlignmentPredictions,
@@ -158,7 +159,8 @@ class AlignmentHead(nn.Module):
             ``loss_scale``, ``loss_trans``, ``loss_noc``; with ``end_to_end`` also ``loss_proc`` and
             ``loss_trans_proc``; and those of the retrieval head.
         """
-        shape_code = self._shape_code(regions, depth_features, depths, mask_pred)
+        pixels = MaskedPixels.of(mask_pred)
+        shape_code = self._shape_code(regions, depth_features, depths, pixels)
         with torch.autocast(depths.device.type, enabled=False):
             weights = regions.weights
             crop = self._crop(regions)
@@ -175,15 +177,18 @@ class AlignmentHead(nn.Module):
 
             points = crop.rays * depth * mask_pred
             offsets = points - translations[..., None, None]
-            code, pixels = self._noc_inputs(shape_code, scales, offsets, regions.classes)
-            nocs = self.noc_head(pixels, code) * mask_pred
+            code = self._noc_code(shape_code, scales, regions.classes)
+            inputs = pixels.gather(offsets.detach())
+            coordinates = self.noc_head(inputs, pixels, code)
+            nocs = pixels.scatter(coordinates)
             gt_offsets = gt_points - targets.translations[..., None, None]
             common = mask_pred * targets.masks
             gt_nocs = self._noc_targets(nocs, gt_offsets, common, targets)
             result["loss_noc"] = 3 * losses.masked_l1(nocs, gt_nocs, common, weights)
 
             if self.end_to_end:
-                confidences = self._confidences(code, pixels, nocs, mask_probs, regions.classes)
+                inputs = torch.cat([inputs, coordinates.detach()], dim=1)
+                confidences = self._confidences(code, inputs, pixels, mask_probs, regions.classes)
                 rotations, corrections, has_enough = self._solve(
                     nocs, scales, offsets, mask_pred, confidences
                 )
@@ -215,7 +220,8 @@ class AlignmentHead(nn.Module):
         mask_pred: torch.Tensor,
     ) -> AlignmentPredictions:
         """Poses and, once a database is set, CAD models. Arguments as in :meth:`losses`."""
-        shape_code = self._shape_code(regions, depth_features, depths, mask_pred)
+        pixels = MaskedPixels.of(mask_pred)
+        shape_code = self._shape_code(regions, depth_features, depths, pixels)
         with torch.autocast(depths.device.type, enabled=False):
             crop = self._crop(regions)
             depth = crop.sample(depths.float())
@@ -225,11 +231,12 @@ class AlignmentHead(nn.Module):
             scales = select_class(self.scale_head(shape_code), regions.classes, 3)
             translations = self._translations(shape_code, box, regions.classes)
             offsets = points - translations[..., None, None]
-            code, pixels = self._noc_inputs(shape_code, scales, offsets, regions.classes)
-            nocs = self.noc_head(pixels, code)
-            confidences = self._confidences(
-                code, pixels, nocs * mask_pred, mask_probs, regions.classes
-            )
+            code = self._noc_code(shape_code, scales, regions.classes)
+            everywhere = MaskedPixels.of(torch.ones_like(mask_pred))
+            inputs = everywhere.gather(offsets)
+            nocs = everywhere.scatter(self.noc_head(inputs, everywhere, code))
+            inputs = torch.cat([inputs, everywhere.gather(nocs * mask_pred)], dim=1)
+            confidences = self._confidences(code, inputs, everywhere, mask_probs, regions.classes)
             rotations, corrections, has_enough = self._solve(
                 nocs, scales, offsets, mask_pred, confidences
             )
@@ -261,11 +268,11 @@ class AlignmentHead(nn.Module):
         regions: AlignmentRegions,
         depth_features: torch.Tensor,
         depths: torch.Tensor,
-        mask_pred: torch.Tensor,
+        pixels: MaskedPixels,
     ) -> torch.Tensor:
         ratios = [depth_features.shape[axis] / depths.shape[axis] for axis in (-1, -2)]
         boxes = regions.boxes.detach() * regions.boxes.new_tensor(ratios * 2)
-        return self.shape_encoder(depth_features, boxes, regions.image_indices, mask_pred).float()
+        return self.shape_encoder(depth_features, boxes, regions.image_indices, pixels).float()
 
     def _crop(self, regions: AlignmentRegions) -> RegionCrop:
         return RegionCrop.of(regions, self.grid_size, self.border_compat)
@@ -283,18 +290,14 @@ class AlignmentHead(nn.Module):
             offsets = select_class(offsets, classes, 3)
         return (minimum + maximum) / 2 + offsets
 
-    def _noc_inputs(
-        self,
-        shape_code: torch.Tensor,
-        scales: torch.Tensor,
-        offsets: torch.Tensor,
-        classes: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The inputs of the coordinate head that all pixels share, and those of each pixel."""
+    def _noc_code(
+        self, shape_code: torch.Tensor, scales: torch.Tensor, classes: torch.Tensor
+    ) -> torch.Tensor:
+        """What the coordinate head sees at all pixels of a region."""
         code = [shape_code, scales.detach()]
         if self.class_embedding is not None:
             code.insert(1, self.class_embedding(classes))
-        return torch.cat(code, dim=1), offsets.detach()
+        return torch.cat(code, dim=1)
 
     def _noc_targets(
         self,
@@ -315,18 +318,23 @@ class AlignmentHead(nn.Module):
     def _confidences(
         self,
         code: torch.Tensor,
-        pixels: torch.Tensor,
-        nocs: torch.Tensor,
+        inputs: torch.Tensor,
+        pixels: MaskedPixels,
         mask_probs: torch.Tensor,
         classes: torch.Tensor,
     ) -> torch.Tensor:
-        """Weights of the pixels in the solve, (N, 1, G, G)."""
+        """Weights of the pixels in the solve, (N, 1, G, G); those not in the list do not count.
+
+        Inputs are (M, 6): positions and predicted coordinates.
+        """
         if not self.noc_weights:
             return torch.ones_like(mask_probs)
         if self.noc_weight_head is None:
             return mask_probs
-        pixels = torch.cat([pixels, nocs.detach(), mask_probs.detach()], dim=1)
-        return select_class(self.noc_weight_head(pixels, code), classes, 1).sigmoid()
+        inputs = torch.cat([inputs, pixels.gather(mask_probs.detach())], dim=1)
+        logits = self.noc_weight_head(inputs, pixels, code)
+        own = pixels.spread(classes[:, None])
+        return pixels.scatter(logits.gather(1, own).sigmoid())
 
     def _solve(
         self,

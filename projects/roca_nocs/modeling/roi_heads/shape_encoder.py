@@ -8,6 +8,7 @@ import torch
 from detectron2.layers import roi_align
 from torch import nn
 
+from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import MLP, SharedMLP
 
 
@@ -46,14 +47,14 @@ class ShapeEncoder(nn.Module):
         features: torch.Tensor,
         boxes: torch.Tensor,
         image_indices: torch.Tensor,
-        masks: torch.Tensor,
+        pixels: MaskedPixels,
     ) -> torch.Tensor:
         """
         Args:
             features: (B, F, H, W).
             boxes: (N, 4), in pixels of the features.
             image_indices: (N,) int64.
-            masks: (N, 1, G, G) 0/1, pixels of the object.
+            pixels: those of the objects, of G x G.
 
         Returns:
             (N, D). A region without object pixels has the code of a zero maximum.
@@ -68,6 +69,5 @@ class ShapeEncoder(nn.Module):
             # The published model was trained without the half-pixel shift.
             aligned=False,
         )
-        # Features are not negative, so the background's zeros never win.
-        pixels = self.shared_net(pooled) * masks
-        return self.dropout(self.global_net(pixels.flatten(2).max(dim=2).values))
+        values = self.shared_net(pixels.gather(pooled), pixels)
+        return self.dropout(self.global_net(pixels.maximum(values)))
