@@ -14,10 +14,11 @@ from unittest import mock
 import torch
 from timing import compare
 from torch.nn import functional as F
+from torchvision.ops import roi_align
 
 from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import SharedMLP
-from roca_nocs.modeling.roi_heads import alignment_head
+from roca_nocs.modeling.roi_heads import alignment_head, shape_encoder
 from roca_nocs.modeling.roi_heads.alignment_head import (
     AlignmentHead,
     AlignmentRegions,
@@ -96,6 +97,18 @@ class DensePixels(MaskedPixels):
         return (values * self.rows).flatten(2).max(dim=2).values
 
 
+def dense_roi_align(
+    features: torch.Tensor,
+    boxes: torch.Tensor,
+    image_indices: torch.Tensor,
+    pixels: MaskedPixels,
+    sampling_ratio: int,
+) -> torch.Tensor:
+    """torchvision's, at all cells."""
+    regions = torch.cat([image_indices[:, None].to(boxes.dtype), boxes], dim=1)
+    return roi_align(features, regions, pixels.size[1:], 1.0, sampling_ratio, aligned=False)
+
+
 class ConvolutionMLP(SharedMLP):
     """Repeats the code at every pixel, then convolves."""
 
@@ -117,7 +130,10 @@ class LoopAlignmentHead(AlignmentHead):
             net.__class__ = ConvolutionMLP
 
     def losses(self, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
-        with mock.patch.object(alignment_head, "MaskedPixels", DensePixels):
+        with (
+            mock.patch.object(alignment_head, "MaskedPixels", DensePixels),
+            mock.patch.object(shape_encoder, "pixel_roi_align", dense_roi_align),
+        ):
             return super().losses(*args, **kwargs)
 
     def _crop(self, regions: AlignmentRegions) -> LoopCrop:

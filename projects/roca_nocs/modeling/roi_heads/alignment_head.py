@@ -97,7 +97,6 @@ class AlignmentHead(nn.Module):
         code_size = shape_code_sizes[-1]
         self.shape_encoder = ShapeEncoder(
             in_channels=in_channels,
-            grid_size=grid_size,
             pixel_sizes=shape_pixel_sizes,
             code_sizes=shape_code_sizes,
             sampling_ratio=sampling_ratio,

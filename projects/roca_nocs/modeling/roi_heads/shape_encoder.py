@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.layers import roi_align
 from torch import nn
 
 from roca_nocs.layers.masked_pixels import MaskedPixels
 from roca_nocs.layers.mlp import MLP, SharedMLP
+from roca_nocs.layers.pixel_roi_align import pixel_roi_align
 
 
 class ShapeEncoder(nn.Module):
@@ -19,7 +19,6 @@ class ShapeEncoder(nn.Module):
         self,
         *,
         in_channels: int,
-        grid_size: int,
         pixel_sizes: Sequence[int],
         code_sizes: Sequence[int],
         sampling_ratio: int,
@@ -28,15 +27,13 @@ class ShapeEncoder(nn.Module):
         """
         Args:
             in_channels: F, channels of the depth features.
-            grid_size: G.
             pixel_sizes: layers of the perceptron that all pixels share.
             code_sizes: layers of the perceptron after the maximum; the last is D.
             sampling_ratio: samples along each side of a grid cell; 0 takes about one per pixel of
-                the feature map, as the published model does.
+                the feature map, as the published model does; it has no half-pixel shift either.
             dropout: probability with which numbers of the code are dropped in training.
         """
         super().__init__()
-        self.grid_size = grid_size
         self.sampling_ratio = sampling_ratio
         self.shared_net = SharedMLP(in_channels, pixel_sizes)
         self.global_net = MLP(pixel_sizes[-1], code_sizes)
@@ -59,15 +56,6 @@ class ShapeEncoder(nn.Module):
         Returns:
             (N, D). A region without object pixels has the code of a zero maximum.
         """
-        regions = torch.cat([image_indices[:, None].to(boxes.dtype), boxes], dim=1)
-        pooled = roi_align(
-            features,
-            regions,
-            output_size=(self.grid_size, self.grid_size),
-            spatial_scale=1.0,
-            sampling_ratio=self.sampling_ratio,
-            # The published model was trained without the half-pixel shift.
-            aligned=False,
-        )
-        values = self.shared_net(pixels.gather(pooled), pixels)
+        values = pixel_roi_align(features, boxes, image_indices, pixels, self.sampling_ratio)
+        values = self.shared_net(values, pixels)
         return self.dropout(self.global_net(pixels.maximum(values)))
