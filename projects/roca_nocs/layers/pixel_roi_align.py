@@ -61,12 +61,12 @@ def pixel_roi_align(
     share = points - low
     corners = [(low, 1 - share), (high, share)]
     base = image_indices[region] * size.prod()
-    indices, weights = [], []
+    indices, shares = [], []
     for x, x_share in corners:
         for y, y_share in corners:
             indices.append(base + y[:, 1] * size[0] + x[:, 0])
-            weights.append(x_share[:, 0] * y_share[:, 1])
-    weights = torch.stack(weights, dim=1) * (inside / counts[owner])[:, None]
+            shares.append(x_share[:, 0] * y_share[:, 1])
+    weights = torch.stack(shares, dim=1) * (inside / counts[owner])[:, None]
     with torch.autocast(features.device.type, enabled=False):
         return F.embedding_bag(
             torch.stack(indices, dim=1).flatten(),
