@@ -334,7 +334,7 @@ def test_given_detections() -> None:
     assert found.pred_classes.tolist() == [4, 0]
     assert torch.equal(found.pred_boxes.tensor, given.pred_boxes.tensor[:2])
     (raw,) = infer(model, record, detected_instances=[given], do_postprocess=False)
-    assert raw.pred_masks.shape == (2, 1, 32, 32)
+    assert raw.pred_masks.shape == (2, 1, 24, 24)
     assert torch.equal(raw.pred_translations, found.pred_translations)
 
 
