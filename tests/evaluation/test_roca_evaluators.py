@@ -307,7 +307,7 @@ def test_two_processes(batch: Batch, embedded_root: Path, tmp_path: Path) -> Non
     # This file is run as a program.
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
         "DETECTRON2_DATASETS": str(embedded_root),
     }
     workers = [

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from named_tensors import NamedTensors
 from roca_nocs.engine.checkpoint import Checkpointer
 from roca_nocs.engine.convert import CONVERSIONS, ConversionError, convert, read_state
 
@@ -22,21 +22,6 @@ tool = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(tool)
 
 Shapes = dict[str, tuple[int, ...]]
-
-
-class NamedTensors(nn.Module):
-    """A module with parameters of the given dotted names and shapes."""
-
-    def __init__(self, shapes: Shapes) -> None:
-        super().__init__()
-        for name, shape in shapes.items():
-            *path, last = name.split(".")
-            module = self
-            for part in path:
-                if part not in module._modules:
-                    module.add_module(part, nn.Module())
-                module = module._modules[part]
-            module.register_parameter(last, nn.Parameter(torch.zeros(*shape)))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def test_conversion_loads_strictly(
     config = tmp_path / "model.py"
     config.write_text(
         "from detectron2.config import LazyCall as L\n"
-        "from tools.test_convert_checkpoint import NamedTensors\n"
+        "from named_tensors import NamedTensors\n"
         f"model = L(NamedTensors)(shapes={table[0]!r})\n"
     )
     target = tmp_path / "converted.pth"

@@ -105,7 +105,8 @@ class WeightedFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.class_weights is None:
             return super().box_reg_loss(proposal_boxes, gt_boxes, pred_deltas, gt_classes)
         rows = ((gt_classes >= 0) & (gt_classes < self.num_classes)).nonzero()[:, 0]
-        classes = gt_classes[rows]
+        # Without images detectron2 passes an empty float tensor.
+        classes = gt_classes[rows].long()
         deltas = pred_deltas[rows].float().unflatten(1, (-1, 4))
         own = classes if deltas.shape[1] > 1 else torch.zeros_like(classes)
         deltas = deltas[torch.arange(len(rows), device=rows.device), own]
