@@ -50,7 +50,9 @@ def extensions() -> list:
     if forced and CUDA_HOME is None:
         sys.exit("FORCE_CUDA=1 is set, but no CUDA toolkit (nvcc) was found; set CUDA_HOME.")
     sources = sorted(SOURCES.rglob("*.cpp"))
-    compile_args = {"cxx": ["-O3"], "nvcc": ["-O3"]}
+    # PyTorch's parallel loops are inlined here: without OpenMP they run on one thread.
+    openmp = ["-fopenmp"] if sys.platform == "linux" else []
+    compile_args = {"cxx": ["-O3", *openmp], "nvcc": ["-O3"]}
     macros = []
     extension = CppExtension
     if with_cuda:
@@ -65,6 +67,7 @@ def extensions() -> list:
             library_dirs=cuda_library_folders() if with_cuda else [],
             define_macros=macros,
             extra_compile_args=compile_args,
+            extra_link_args=openmp,
         )
     ]
 

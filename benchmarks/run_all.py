@@ -17,11 +17,11 @@ HEADER = """# Performance
 
 Written by `make bench`: each row is the median of at least five runs after two warm-ups, the
 baseline and our code taking turns in one process on the same inputs. `ratio` is baseline over ours.
-Absolute times depend on the machine; compare the ratios.
+Absolute times depend on the machine; compare the ratios. Rows in MB are peaks of memory.
 
 Machine: {machine}. Python {python}, torch {torch}. {date}.
 
-| what | device | threads | baseline, ms | ours, ms | ratio |
+| what | device | threads | baseline | ours | ratio |
 |---|---|---|---|---|---|
 """
 
@@ -50,17 +50,25 @@ def run(script: Path) -> list[dict]:
     return rows
 
 
+def line(row: dict) -> str:
+    """A row of the table; the names of its two figures end with their unit."""
+    unit = "MB" if "baseline_mb" in row else "ms"
+    figures = (f"{row[f'{side}_{unit.lower()}']} {unit}" for side in ("baseline", "ours"))
+    cells = (row["name"], row["device"], row["threads"], *figures, row["ratio"])
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
 def main() -> None:
-    rows = [row for script in sorted(HERE.glob("bench_*.py")) for row in run(script)]
+    helpers = {"run_all.py", "timing.py"}
+    scripts = [path for path in sorted(HERE.glob("*.py")) if path.name not in helpers]
+    rows = [row for script in scripts for row in run(script)]
     header = HEADER.format(
         machine=machine(),
         python=platform.python_version(),
         torch=torch.__version__,
         date=date.today().isoformat(),
     )
-    keys = ("name", "device", "threads", "baseline_ms", "ours_ms", "ratio")
-    lines = ["| " + " | ".join(str(row[key]) for key in keys) + " |" for row in rows]
-    REPORT.write_text(header + "\n".join(lines) + "\n")
+    REPORT.write_text(header + "\n".join(line(row) for row in rows) + "\n")
     print(f"{len(rows)} rows written to {REPORT}")
 
 

@@ -1,6 +1,7 @@
 """Every config file: loads, survives being saved, and describes what its weights expect."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ def name(path: Path) -> str:
 
 
 def test_there_are_configs() -> None:
-    final = {"mask_rcnn/rooms_r18.py", "roca/rooms_r18.py"}
+    final = {"mask_rcnn/rooms_r18.py", "roca/rooms_r18.py", "aligndetr/rooms_r18.py"}
     assert {"common/train.py"} | final <= {name(path) for path in ALL}
 
 
@@ -60,7 +61,7 @@ def test_schedule_and_optimizer_can_be_built(path: Path) -> None:
 
 def image_conventions(config: DictConfig) -> tuple[str, list[float], bool]:
     model = config.model
-    stages = model.backbone.bottom_up.stages
+    stages = model.backbone.get("bottom_up", model.backbone).stages
     return model.input_format, list(model.pixel_std), bool(stages.get("stride_in_1x1", False))
 
 
@@ -68,7 +69,9 @@ def image_conventions(config: DictConfig) -> tuple[str, list[float], bool]:
 def test_image_conventions_fit_the_weights(path: Path) -> None:
     config = load_config(path)
     for part in ("train", "test"):
-        assert config.dataloader[part].mapper.image_format == config.model.input_format
+        mapper = config.dataloader[part].mapper
+        key = "img_format" if "img_format" in mapper else "image_format"
+        assert mapper[key] == config.model.input_format
     if "torchvision" in config.train.init_checkpoint:
         assert image_conventions(config) == ("RGB", [58.395, 57.12, 57.375], False)
     # The ResNets of detectron2's own detectors are those of MSRA.
@@ -88,6 +91,11 @@ def test_image_conventions_fit_the_weights(path: Path) -> None:
         ("roca/ablation_pew.py", 366, 47_991_257),
         ("roca/ablation_pe.py", 362, 47_855_056),
         ("roca/rooms_r18.py", 248, 12_457_249),
+        ("roca/rooms_r18_align_detr.py", 441, 13_680_032),
+        ("aligndetr/r50_12ep.py", 634, 47_650_316),
+        ("aligndetr/r50_dino_12ep.py", 634, 47_650_316),
+        ("aligndetr/rooms_r18.py", 327, 13_441_268),
+        ("aligndetr/rooms_r18_dino.py", 327, 13_441_268),
     ],
 )
 def test_model_size(path: str, entries: int, parameters: int) -> None:
@@ -130,9 +138,73 @@ def test_ablation_of_roca(name: str, end_to_end: bool, weights: bool, mode: str)
     assert align.retrieval_head.mode == mode
 
 
-def test_rooms_model_trains_and_detects() -> None:
-    torch.manual_seed(0)
-    model = instantiate(load_config(CONFIGS / "mask_rcnn/rooms_r18.py").model)
+def test_roca_on_align_detr_is_comparable() -> None:
+    """Data, schedule, length and regions are those of ROCA with its box branch."""
+    ours, other = (
+        load_config(CONFIGS / f"roca/{each}.py") for each in ("rooms_r18_align_detr", "rooms_r18")
+    )
+    assert ours.dataloader == other.dataloader and ours.lr_multiplier == other.lr_multiplier
+    changed = {key for key in other.train if ours.train[key] != other.train[key]}
+    assert changed == {"output_dir"}
+    for key in ("cad_database", "pixel_mean", "pixel_std", "input_format"):
+        assert ours.model[key] == other.model[key]
+    for key in ("mask_head", "alignment_head", "class_counts", "score_threshold", "num_classes"):
+        assert ours.model.roi_heads[key] == other.model.roi_heads[key], key
+    heads = other.model.roi_heads
+    regions = heads.batch_size_per_image * heads.positive_fraction
+    assert ours.model.roi_heads.batch_size_per_image == regions
+    proposals = ours.model.proposal_generator
+    found = proposals.select_box_nums_for_evaluation
+    assert found == heads.box_predictor.test_topk_per_image
+    assert len(proposals.criterion.match_num) == proposals.transformer.decoder.num_layers + 1
+    with torch.device("meta"):
+        ours.optimizer.params.model = instantiate(ours.model)
+    groups = instantiate(ours.optimizer).param_groups
+    rates = {(group["lr"] / ours.optimizer.lr, group["weight_decay"] > 0) for group in groups}
+    assert rates == {(factor, decays) for factor in (0.4, 1.0) for decays in (True, False)}
+
+
+@pytest.mark.parametrize("path", [p for p in FINAL if p.parent.name == "aligndetr"], ids=name)
+def test_parts_of_align_detr_fit_each_other(path: Path) -> None:
+    config = load_config(path)
+    layers = config.model.transformer.decoder.num_layers
+    ks = list(config.model.criterion.match_num)
+    assert len(ks) == layers + 1
+    dino = "dino" in path.stem
+    assert set(ks) == ({1} if dino else {1, 2}) and ks[-1] == 1
+    assert config.model.criterion.cls_loss == ("focal" if dino else "ia_bce")
+    assert config.model.criterion.tau == (3.0 if "tau3" in path.stem else 1.5)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "drop"), [("12ep", 82500), ("24ep", 150000), ("36ep", 225000), ("24ep_tau3", 150000)]
+)
+def test_published_schedules_of_align_detr(epochs: str, drop: int) -> None:
+    config = load_config(CONFIGS / f"aligndetr/r50_{epochs}.py")
+    steps = config.train.max_iter
+    assert steps == 7500 * int(epochs[:2])
+    schedule = instantiate(config.lr_multiplier)
+    factors = [schedule(iteration / steps) for iteration in (0, drop - 1, drop, steps - 1)]
+    assert factors == pytest.approx([1.0, 1.0, 0.1, 0.1])
+    assert config.train.clip_gradients.norm == 0.1
+
+
+def test_saved_config_builds_the_same_align_detr(tmp_path: Path) -> None:
+    """With the optimizer, whose learning rates come from a function."""
+    config = load_config(CONFIGS / "aligndetr/r50_12ep.py", ["model.num_classes=3"])
+    LazyConfig.save(config, str(tmp_path / "config.yaml"))
+    built = []
+    for each in (config, load_config(tmp_path / "config.yaml")):
+        with torch.device("meta"):
+            each.optimizer.params.model = instantiate(each.model)
+        groups = instantiate(each.optimizer).param_groups
+        rates = [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
+        built.append((repr(each.optimizer.params.model), rates))
+    assert built[0] == built[1]
+    assert len(built[0][1]) == 3
+
+
+def rooms_input() -> dict[str, Any]:
     instances = Instances((120, 160))
     instances.gt_boxes = Boxes(torch.tensor([[20.0, 30.0, 80.0, 90.0]]))
     instances.gt_classes = torch.tensor([4])
@@ -140,14 +212,37 @@ def test_rooms_model_trains_and_detects() -> None:
     mask[0, 30:90, 20:80] = True
     instances.gt_masks = BitMasks(mask)
     image = torch.randint(0, 255, (3, 120, 160), dtype=torch.uint8)
+    return {"image": image, "instances": instances}
+
+
+def test_rooms_align_detr_trains_and_detects() -> None:
+    torch.manual_seed(0)
+    model = instantiate(load_config(CONFIGS / "aligndetr/rooms_r18.py").model)
+    each = rooms_input()
+    losses = model([each])
+    # Three losses of three layers, the encoder, and three layers of denoising.
+    assert len(losses) == 3 * (3 + 1 + 3)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        (output,) = model([{**each, "height": 240, "width": 320}])
+    assert output["instances"].image_size == (240, 320)
+    assert 0 < len(output["instances"]) <= 100
+
+
+def test_rooms_model_trains_and_detects() -> None:
+    torch.manual_seed(0)
+    model = instantiate(load_config(CONFIGS / "mask_rcnn/rooms_r18.py").model)
+    each = rooms_input()
     with EventStorage():
-        losses = model([{"image": image, "instances": instances}])
+        losses = model([each])
         names = {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
         assert losses.keys() == names
         sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     model.eval()
     with torch.no_grad():
-        (output,) = model([{"image": image, "height": 240, "width": 320}])
+        (output,) = model([{"image": each["image"], "height": 240, "width": 320}])
     assert output["instances"].image_size == (240, 320)
     assert len(output["instances"]) <= 30

@@ -5,8 +5,12 @@
     tools/train_net.py --config-file configs/roca/roca_r50_fpn_scan2cad.py --eval-only \
         train.init_checkpoint=roca.pth
 
-Every tensor of the model must be in the file with its shape, and no other. Published weights have
-licences of their own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
+    tools/convert_checkpoint.py aligndetr model_final.pth aligndetr.pth
+
+Every tensor of the model must be in the file with its shape, and no other. Of AlignDETR, tensors
+that depend on the classes or the number of queries are left out, and named, if the model of
+`--config` has other ones; training starts them anew. Published weights have licences of their own
+(ROCA: CC BY-NC-SA 3.0); none are part of this project.
 """
 
 from __future__ import annotations
@@ -21,7 +25,14 @@ from detectron2.config import LazyConfig, instantiate
 
 import roca_nocs  # noqa: F401  (registers data sets and models)
 from roca_nocs.engine.atomic_file import replace_file
-from roca_nocs.engine.convert import CONVERSIONS, ConversionError, convert, read_state
+from roca_nocs.engine.convert import (
+    CONVERSIONS,
+    ConversionError,
+    convert,
+    leave_out_replaceable,
+    read_state,
+    unify_names,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -46,15 +57,22 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = argument_parser().parse_args(arguments)
+    conversion = CONVERSIONS[args.checkpoint]
     try:
-        state = read_state(args.source)
+        state = unify_names(read_state(args.source), conversion.aliases)
         model = instantiate(LazyConfig.load(str(args.config)).model)
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        converted = convert(state, shapes, CONVERSIONS[args.checkpoint].dropped)
+        kept, left_out = leave_out_replaceable(state, shapes, conversion.replaceable)
+        needed = {
+            name: shape for name, shape in shapes.items() if name in kept or name not in state
+        }
+        converted = convert(kept, needed, conversion.dropped)
     except (ConversionError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     with replace_file(args.target) as file:
         torch.save({"model": converted}, file)
+    for line in left_out:
+        print(f"left out: {line}")
     print(f"{len(converted)} tensors written to {args.target}")
 
 

@@ -37,12 +37,24 @@ from roca_nocs.utils.visualize import (
 )
 
 
+def training_augmentations(config_file: str) -> list[Any]:
+    """What the training mapper of a config does to images."""
+    mapper = LazyConfig.load(config_file).dataloader.train.mapper
+    if "augmentations" in mapper:
+        return list(instantiate(mapper.augmentations))
+    if "augmentation" in mapper:  # with another list for some of the images
+        return list(instantiate(mapper).augmentations.augs)
+    raise SystemExit(
+        f"{config_file}: dataloader.train.mapper has neither 'augmentations' nor 'augmentation', "
+        f"but {', '.join(map(str, mapper))}: leave --config-file out to see the data without it"
+    )
+
+
 def build_mapper(records: list[dict], config_file: str | None) -> Callable[[dict], dict]:
     """A training mapper that reads everything the records have."""
     augmentations: list[Any] = [ColorJitter(), RandomCameraRoll(5)]
     if config_file:
-        cfg = LazyConfig.load(config_file)
-        augmentations = list(instantiate(cfg.dataloader.train.mapper.augmentations))
+        augmentations = training_augmentations(config_file)
     if "intrinsics" not in records[0]:
         masks = any("segmentation" in each for record in records for each in record["annotations"])
         geometric = [each for each in augmentations if not isinstance(each, RandomCameraRoll)]

@@ -25,3 +25,11 @@ roca = L(multi_step)(
     milestones=[60000],
     warmup=1000,
 )
+
+# DETR-like detectors: 7500 iterations of 16 images are called an epoch, the last tenth or so is
+# trained ten times slower.
+detr = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[82500],  # after 11 of 12 epochs
+    warmup=0,
+)

@@ -47,7 +47,8 @@ def narrow(model: DictConfig) -> None:
     bottom_up.stages = L(narrow_stages)()
     model.backbone.out_channels = 16
     heads = model.roi_heads
-    heads.box_head.fc_dims = [16, 16]
+    if "box_head" in heads:
+        heads.box_head.fc_dims = [16, 16]
     heads.mask_head.conv_dims = [8, 8]
     heads.depth_head.update(level_channels=4, hidden_channels=8)
     align = heads.alignment_head

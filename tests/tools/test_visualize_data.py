@@ -117,6 +117,68 @@ def test_flips_of_a_config_leave_out_poses(
     assert cells(run(monkeypatch, tmp_path / "sheet.png", *arguments), 120, 160).shape[:2] == (2, 4)
 
 
+DETR_CONFIG = """
+from detectron2.config import LazyCall as L
+from detectron2.data import transforms as T
+
+from roca_nocs.data.detr_mapper import DetrDatasetMapper
+
+dataloader = dict(train=dict(mapper=L(DetrDatasetMapper)(
+    augmentation=[{plain}],
+    augmentation_with_crop={cropped},
+)))
+"""
+
+
+@pytest.mark.parametrize("where", ["plain", "cropped"])
+def test_config_with_the_mapper_of_detr(
+    embedded_names: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Both of its lists are used, and a flip in either of them leaves out poses."""
+    resized = "L(T.Resize)(shape=(60, 80))"
+    lists = {
+        "plain": resized,
+        "cropped": f"[{resized}, L(T.RandomCrop)(crop_type='absolute', crop_size=(30, 40))]",
+    }
+    config = tmp_path / "detr.py"
+    config.write_text(DETR_CONFIG.format(**lists))
+    records = DatasetCatalog.get("rooms_tiny_train")
+    mapper = tool.build_mapper(records, str(config))
+    assert isinstance(mapper, SceneMapper) and mapper.poses
+    np.random.seed(0)
+    sizes = {tuple(mapper(records[0])["image"].shape[1:]) for _ in range(12)}
+    assert sizes == {(60, 80), (30, 40)}
+    arguments = ("--dataset", "rooms_tiny_train", "--count", "2", "--config-file", str(config))
+    sheet = run(monkeypatch, tmp_path / "sheet.png", *arguments)
+    assert sheet.shape[1] % 6 == 0  # with NOCS maps and wireframes
+
+    flip = "L(T.RandomFlip)()"
+    lists[where] = f"{flip}, {resized}" if where == "plain" else f"[{flip}]"
+    config.write_text(DETR_CONFIG.format(**lists))
+    assert not tool.build_mapper(records, str(config)).poses
+    lists["cropped"] = "None"
+    config.write_text(DETR_CONFIG.format(**lists))
+    assert tool.build_mapper(records, str(config)).poses == (where == "cropped")
+
+
+def test_published_config_of_align_detr(coco_name: str) -> None:
+    mapper = tool.build_mapper(
+        DatasetCatalog.get(coco_name), str(ROOT / "configs/aligndetr/r50_12ep.py")
+    )
+    assert isinstance(mapper, CocoMapper)
+    np.random.seed(0)
+    heights = [mapper(record)["image"].shape[1] for record in DatasetCatalog.get(coco_name)]
+    assert min(heights) >= 384
+
+
+def test_mapper_without_augmentations(embedded_names: Path, tmp_path: Path) -> None:
+    config = tmp_path / "bare.py"
+    config.write_text("dataloader = dict(train=dict(mapper=dict(is_train=True)))")
+    message = r"bare\.py: dataloader\.train\.mapper has neither 'augmentations' nor .*is_train"
+    with pytest.raises(SystemExit, match=message):
+        tool.build_mapper(DatasetCatalog.get("rooms_tiny_train"), str(config))
+
+
 @pytest.fixture(params=[True, False], ids=["masks", "boxes"])
 def coco_name(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A plain COCO file: a red square on grey, and an image without any object."""

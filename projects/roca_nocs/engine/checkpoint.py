@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .atomic_file import remove_leftovers, replace_file
+from .resnet_weights import recognise_resnet
 from .weights_file import SUFFIX, WeightsError, read_weights
 
 __all__ = ["Checkpointer", "find_damage"]
@@ -33,7 +34,8 @@ _PERIODIC = re.compile(r"model_(\d+)\.pth")
 class Checkpointer(DetectionCheckpointer):
     """A `DetectionCheckpointer` that writes atomically and resumes from what is readable.
 
-    It also loads ``.safetensors`` files, in any precision.
+    It also loads ``.safetensors`` files, in any precision, and state dicts of torchvision's ResNets
+    as those of a backbone.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class Checkpointer(DetectionCheckpointer):
         """As `DetectionCheckpointer.load`.
 
         Raises:
-            WeightsError: a safetensors file that is damaged, or that has a query behind its name.
+            WeightsError: a safetensors file that is damaged, or that has a query behind its name;
+                ResNet weights for another kind of images than the model's.
         """
         file, _, query = path.partition("?")
         if query and file.endswith(SUFFIX):
@@ -95,7 +98,9 @@ class Checkpointer(DetectionCheckpointer):
         return super().load(path, checkpointables)
 
     def _load_file(self, f: str) -> dict[str, Any]:
-        return {"model": read_weights(f)[0]} if f.endswith(SUFFIX) else super()._load_file(f)
+        if f.endswith(SUFFIX):
+            return {"model": read_weights(f)[0]}
+        return recognise_resnet(super()._load_file(f), self.model, f)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue from the newest undamaged checkpoint of the folder, else load `path`.

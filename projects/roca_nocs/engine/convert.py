@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["CONVERSIONS", "Conversion", "ConversionError", "convert", "read_state"]
+__all__ = [
+    "CONVERSIONS",
+    "Conversion",
+    "ConversionError",
+    "convert",
+    "leave_out_replaceable",
+    "read_state",
+    "unify_names",
+]
 
 _LISTED = 8
 
@@ -30,11 +38,17 @@ class Conversion:
         description: which one.
         config: file of our model, relative to the checkout.
         dropped: entries that the model of today has no use for; they may be missing.
+        aliases: pairs of beginnings of names under which the model has the same tensors twice; a
+            file may have either or both.
+        replaceable: beginnings of names whose tensors depend on the data set; those of another
+            shape are left out instead of being an error.
     """
 
     description: str
     config: str
-    dropped: frozenset[str]
+    dropped: frozenset[str] = frozenset()
+    aliases: tuple[tuple[str, str], ...] = ()
+    replaceable: tuple[str, ...] = ()
 
 
 CONVERSIONS = {
@@ -45,6 +59,20 @@ CONVERSIONS = {
         dropped=frozenset(
             ["pixel_mean", "pixel_std"]
             + [f"proposal_generator.anchor_generator.cell_anchors.{level}" for level in range(5)]
+        ),
+    ),
+    "aligndetr": Conversion(
+        description="a checkpoint of AlignDETR, or of detrex's DINO, R50 with 4 feature levels",
+        config="configs/aligndetr/r50_24ep.py",
+        aliases=tuple(
+            (f"{heads}.", f"transformer.decoder.{heads}.")
+            for heads in ("class_embed", "bbox_embed")
+        ),
+        replaceable=(
+            "class_embed.",
+            "transformer.decoder.class_embed.",
+            "label_enc.",
+            "transformer.tgt_embed.",  # depends on the number of queries
         ),
     ),
 }
@@ -78,6 +106,61 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
             "file as it was published"
         )
     return dict(state)
+
+
+def unify_names(
+    state: Mapping[str, torch.Tensor], aliases: Sequence[tuple[str, str]] = ()
+) -> dict[str, torch.Tensor]:
+    """Tensors without the prefix of a data-parallel wrapper, and under all names that they have.
+
+    Args:
+        state: published tensors by name.
+        aliases: see :class:`Conversion`.
+
+    Raises:
+        ConversionError: two names of one tensor have different values.
+    """
+    wrapped = bool(state) and all(name.startswith("module.") for name in state)
+    state = {name.removeprefix("module.") if wrapped else name: t for name, t in state.items()}
+    unified = dict(state)
+    for pair in aliases:
+        for prefix, other in (pair, pair[::-1]):
+            for name, tensor in state.items():
+                if not name.startswith(prefix):
+                    continue
+                alias = other + name.removeprefix(prefix)
+                if not torch.equal(unified.setdefault(alias, tensor), tensor):
+                    raise ConversionError(
+                        f"{name} and {alias} are the same tensor in the model, but they differ in "
+                        "the checkpoint"
+                    )
+    return unified
+
+
+def leave_out_replaceable(
+    state: Mapping[str, torch.Tensor],
+    shapes: Mapping[str, Sequence[int]],
+    replaceable: tuple[str, ...],
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Separate what depends on the data set and has another shape than the model needs.
+
+    Args:
+        state: tensors by name.
+        shapes: what the model needs, by name.
+        replaceable: see :class:`Conversion`.
+
+    Returns:
+        The other tensors, and a line for each that was left out.
+    """
+    left_out = {
+        name: f"{name} {tuple(tensor.shape)}, the model has {tuple(shapes[name])}"
+        for name, tensor in state.items()
+        if name.startswith(replaceable)
+        and name in shapes
+        and tuple(tensor.shape) != tuple(shapes[name])
+    }
+    kept = {name: tensor for name, tensor in state.items() if name not in left_out}
+    return kept, [*left_out.values()]
 
 
 def convert(

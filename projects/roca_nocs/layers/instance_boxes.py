@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from roca_nocs.layers._compiled import HAS_COMPILED_OPS
+from roca_nocs.layers._compiled import COMPILED_DEVICES, HAS_COMPILED_OPS
 
 
 def instance_boxes(ids: torch.Tensor, num_instances: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,7 +23,7 @@ def instance_boxes(ids: torch.Tensor, num_instances: int) -> tuple[torch.Tensor,
     Raises:
         ValueError: ``ids`` is not two-dimensional or ``num_instances`` is negative.
     """
-    if HAS_COMPILED_OPS and ids.device.type in ("cpu", "cuda"):
+    if ids.device.type in COMPILED_DEVICES:
         return torch.ops.roca_nocs.instance_boxes(ids, num_instances)
     return instance_boxes_reference(ids, num_instances)
 

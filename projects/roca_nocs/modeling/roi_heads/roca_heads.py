@@ -71,7 +71,7 @@ class ROCAHeads(StandardROIHeads):
             alignment_head: regions to poses and CAD models.
             class_counts: gives (C,) numbers of training objects, from which the weights of the
                 classes follow; called at the first training step. None weighs all classes alike.
-                The box predictor must then be a ``WeightedFastRCNNOutputLayers``.
+                A box predictor must then be a ``WeightedFastRCNNOutputLayers``.
             score_threshold: detections below it are dropped.
             mask_threshold: probability from which a pixel of a region counts as the object's, at
                 inference (0.5 in training).
@@ -117,7 +117,8 @@ class ROCAHeads(StandardROIHeads):
         assert targets is not None and scene.depths is not None
         if self._class_counts is not None:
             weights = class_weights_from_counts(self._class_counts())
-            self.box_predictor.set_class_weights(weights)
+            if self.box_predictor is not None:
+                self.box_predictor.set_class_weights(weights)
             self.class_weights.copy_(weights)
             self._class_counts = None
         # The other fields are looked up by row where they are needed: copying masks or voxel

@@ -1,0 +1,86 @@
+"""Blocks of DETR-like transformers, with the parameter names of the published weights.
+
+B images, N tokens, E channels; batch first.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+
+
+class DetrMLP(nn.Module):
+    """Linear layers ``layers.0``, ``layers.1``, ... with a ReLU between them."""
+
+    def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
+        """
+        Args:
+            input_dim, hidden_dim, output_dim: numbers in, between the layers, and out.
+            num_layers: at least 1.
+        """
+        super().__init__()
+        sizes = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(sizes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., input_dim) to (..., output_dim)."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu_()
+        return self.layers[-1](x)
+
+
+class FeedForward(nn.Module):
+    """x + Linear(ReLU(Linear(x))), parameters ``layers.0.0`` and ``layers.1``."""
+
+    def __init__(self, embed_dim: int, feedforward_dim: int, dropout: float = 0.0) -> None:
+        """
+        Args:
+            embed_dim: E.
+            feedforward_dim: numbers of the hidden layer.
+            dropout: after each of the two layers.
+        """
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Sequential(
+                nn.Linear(embed_dim, feedforward_dim), nn.ReLU(inplace=True), nn.Dropout(dropout)
+            ),
+            nn.Linear(feedforward_dim, embed_dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., E) to (..., E)."""
+        return x + self.layers(x)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention between queries, with their positions; parameters ``attn.*``."""
+
+    def __init__(self, embed_dim: int, num_heads: int, dropout: float = 0.0) -> None:
+        """
+        Args:
+            embed_dim: E, a multiple of ``num_heads``.
+            num_heads: of the attention.
+            dropout: of the attention weights and of the result.
+        """
+        super().__init__()
+        self.attn = nn.MultiheadAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: torch.Tensor, *, query_pos: torch.Tensor, attn_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: (B, N, E), the values, and with ``query_pos`` added the queries and keys.
+            query_pos: (B, N, E).
+            attn_mask: (N, N) bool, True where a row must not see a column.
+
+        Returns:
+            (B, N, E): ``x`` plus what was attended to.
+        """
+        positioned = x + query_pos
+        attended, _ = self.attn(positioned, positioned, x, attn_mask=attn_mask, need_weights=False)
+        return x + self.dropout(attended)

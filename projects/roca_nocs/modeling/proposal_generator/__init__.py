@@ -1,0 +1,5 @@
+"""Proposal generators, registered in detectron2's PROPOSAL_GENERATOR registry."""
+
+from roca_nocs.modeling.proposal_generator.align_detr_proposals import AlignDETRProposals
+
+__all__ = ["AlignDETRProposals"]

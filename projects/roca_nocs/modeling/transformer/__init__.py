@@ -1,0 +1,1 @@
+"""Deformable transformers of the DETR family: encoder, two-stage proposals, decoder, denoising."""
