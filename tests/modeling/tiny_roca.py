@@ -163,3 +163,21 @@ def make_database(
         points=torch.rand(count, 30, 3, generator=random) - 0.5,
         scenes={name: torch.tensor(rows) for name, rows in (scenes or {}).items()},
     )
+
+
+def fit_tiny_rooms(
+    dataloader: DictConfig,
+    lr_multiplier: DictConfig,
+    optimizer: DictConfig,
+    train: DictConfig,
+    iterations: int,
+) -> None:
+    """Make the parts of a rooms config train and evaluate on the same 16 images, in seconds."""
+    dataloader.train.total_batch_size = 4
+    dataloader.train.dataset.names = "rooms_tiny_val"
+    dataloader.test.dataset.names = "rooms_tiny_val"
+    lr_multiplier.warmup = 5
+    optimizer.lr = 3e-3
+    train.max_iter = iterations
+    train.log_period = 1
+    train.best.metric = None

@@ -1,28 +1,14 @@
 """From the generated rooms to a picture of detections, with the scripts that users run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from scripts import ROOT, run_script
+
 CONFIG = ROOT / "configs" / "mask_rcnn" / "rooms_r18.py"
-
-
-def run(script: str, *arguments: str, datasets: Path) -> str:
-    """Run a script of tools/ and return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "tools" / script), *arguments],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def train_net(datasets: Path, output: Path, *arguments: str) -> str:
@@ -37,7 +23,7 @@ def train_net(datasets: Path, output: Path, *arguments: str) -> str:
         "dataloader.train.dataset.names=rooms_tiny_train",
         "dataloader.test.dataset.names=rooms_tiny_train",
     ]
-    return run("train_net.py", *options, *arguments, *overrides, datasets=datasets)
+    return run_script("train_net.py", *options, *arguments, *overrides, datasets=datasets)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +52,7 @@ def test_evaluation_alone_reproduces_the_numbers(trained: Path, embedded_root: P
 def test_demo_draws_what_was_found(trained: Path, embedded_root: Path, tmp_path: Path) -> None:
     """Mask R-CNN has no 3D: pictures and numbers, and no camera is asked for."""
     arguments = ["--run", str(trained), "--threshold", "0.1"]
-    run("demo.py", *arguments, "--count", "2", datasets=embedded_root)
+    run_script("demo.py", *arguments, "--count", "2", datasets=embedded_root)
     pictures = sorted((trained / "demo").glob("*.png"))
     names = [path.with_suffix(suffix).name for path in pictures for suffix in (".json", ".png")]
     assert sorted(path.name for path in (trained / "demo").iterdir()) == sorted(
@@ -76,7 +62,9 @@ def test_demo_draws_what_was_found(trained: Path, embedded_root: Path, tmp_path:
     assert cv2.imread(str(pictures[0])).shape == (22 + 304, 3 * 404, 3)
     photo, output = tmp_path / "photo.jpg", tmp_path / "found"
     cv2.imwrite(str(photo), cv2.imread(str(pictures[0]))[22:322:2, :400:2])
-    run("demo.py", *arguments, "--input", str(photo), "--output", str(output), datasets=tmp_path)
+    run_script(
+        "demo.py", *arguments, "--input", str(photo), "--output", str(output), datasets=tmp_path
+    )
     assert cv2.imread(str(output / "photo.png")).shape == (22 + 304, 2 * 404, 3)
     found = json.loads((output / "photo.json").read_text())
     assert found["image_size"] == {"height": 150, "width": 200} and found["intrinsics"] is None

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+from scripts import ROOT, run_script
+
 CONFIG = """
 from detectron2.config import LazyConfig
 from modeling.tiny_align_detr import narrow
@@ -77,15 +75,8 @@ def write_coco(folder: Path) -> None:
 
 
 def train_net(datasets: Path, config: Path, *arguments: str) -> None:
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tools/train_net.py")]
-    done = subprocess.run(
-        [*command, "--config-file", str(config), "--num-gpus", "0", *arguments],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ["--config-file", str(config), "--num-gpus", "0", *arguments]
+    run_script("train_net.py", *options, datasets=datasets)
 
 
 def test_coco_folder(tmp_path: Path) -> None:

@@ -1,46 +1,26 @@
 """ROCA from the generated rooms to scenes with CAD models, with the scripts that users run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from scripts import ROOT, mean, run_script, training_history
+
 ITERATIONS = 80
 # The rooms with few channels: seconds instead of minutes.
 CONFIG = """
 from detectron2.config import LazyConfig
-from modeling.tiny_roca import narrow
+from modeling.tiny_roca import fit_tiny_rooms, narrow
 
 dataloader, lr_multiplier, model, optimizer, train = LazyConfig.load(
     r"{root}/configs/roca/rooms_r18.py",
     ("dataloader", "lr_multiplier", "model", "optimizer", "train"),
 )
 narrow(model)
-dataloader.train.total_batch_size = 4
-dataloader.train.dataset.names = "rooms_tiny_val"
-dataloader.test.dataset.names = "rooms_tiny_val"
-lr_multiplier.warmup = 5
-optimizer.lr = 3e-3
-train.max_iter = {iterations}
-train.log_period = 1
-train.best.metric = None
+fit_tiny_rooms(dataloader, lr_multiplier, optimizer, train, iterations={iterations})
 """
-
-
-def run(script: str, *arguments: str, datasets: Path) -> None:
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "tools" / script), *arguments],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def train_net(datasets: Path, output: Path, *arguments: str) -> None:
@@ -48,16 +28,7 @@ def train_net(datasets: Path, output: Path, *arguments: str) -> None:
     config = output / "tiny_roca.py"
     config.write_text(CONFIG.format(root=ROOT, iterations=ITERATIONS))
     options = ["--config-file", str(config), "--num-gpus", "0", *arguments]
-    run("train_net.py", *options, f"train.output_dir={output}", datasets=datasets)
-
-
-def history(output: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    return [line for line in lines if "total_loss" in line]
-
-
-def mean(lines: list[dict[str, float]], name: str) -> float:
-    return sum(line[name] for line in lines) / len(lines)
+    run_script("train_net.py", *options, f"train.output_dir={output}", datasets=datasets)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +40,7 @@ def trained(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_training_fits_a_few_images(trained: Path) -> None:
     """16 images; measured over 60 steps: total 26 to 12, depth 3.7 to 0.7, rotation 1.3 to 1.0."""
-    lines = history(trained)
+    lines = training_history(trained)
     assert len(lines) == ITERATIONS
     first, last = lines[:2], lines[-10:]
     limits = {
@@ -97,7 +68,7 @@ def test_evaluation_alone_reproduces_the_numbers(trained: Path, embedded_root: P
 
 def test_demo_shows_scenes(trained: Path, embedded_root: Path) -> None:
     options = ["--run", str(trained), "--threshold", "0.05", "--count", "1"]
-    run("demo.py", *options, datasets=embedded_root)
+    run_script("demo.py", *options, datasets=embedded_root)
     files = {path.suffix: path for path in (trained / "demo").iterdir() if path.stem != "index"}
     assert files.keys() == {".png", ".json", ".html", ".glb"}
     found = json.loads(files[".json"].read_text())
@@ -113,7 +84,7 @@ def test_demo_shows_scenes(trained: Path, embedded_root: Path) -> None:
 def test_two_processes_learn_like_one(trained: Path, embedded_root: Path, tmp_path: Path) -> None:
     """The same batches in halves: not the same random draws, but as good."""
     train_net(embedded_root, tmp_path, "--num-processes", "2", "train.max_iter=20")
-    one, two = history(trained)[:20], history(tmp_path)
+    one, two = training_history(trained)[:20], training_history(tmp_path)
     assert len(two) == 20
     for part in (slice(0, 1), slice(10, 20)):
         assert mean(two[part], "total_loss") == pytest.approx(

@@ -1,19 +1,18 @@
 """ROCA on AlignDETR from the generated rooms to poses, with the scripts that users run."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from scripts import ROOT, mean, run_script, training_history
+
 ITERATIONS = 45
 # The rooms with few channels: seconds instead of minutes.
 CONFIG = """
 from detectron2.config import LazyConfig
 from modeling.tiny_align_detr import set_sizes
+from modeling.tiny_roca import fit_tiny_rooms
 from modeling.tiny_roca_align_detr import narrow
 
 dataloader, lr_multiplier, model, optimizer, train = LazyConfig.load(
@@ -23,14 +22,7 @@ dataloader, lr_multiplier, model, optimizer, train = LazyConfig.load(
 narrow(model)
 set_sizes(model.proposal_generator, embed_dim=32, num_points=4)
 model.proposal_generator.update(num_queries=30)
-dataloader.train.total_batch_size = 4
-dataloader.train.dataset.names = "rooms_tiny_val"
-dataloader.test.dataset.names = "rooms_tiny_val"
-lr_multiplier.warmup = 5
-optimizer.lr = 3e-3
-train.max_iter = {iterations}
-train.log_period = 1
-train.best.metric = None
+fit_tiny_rooms(dataloader, lr_multiplier, optimizer, train, iterations={iterations})
 """
 
 
@@ -38,16 +30,8 @@ def train_net(datasets: Path, output: Path, *arguments: str) -> None:
     """Train or evaluate on 16 images of the tiny rooms."""
     config = output / "tiny.py"
     config.write_text(CONFIG.format(root=ROOT, iterations=ITERATIONS))
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tools/train_net.py")]
-    options = ["--config-file", str(config), "--num-gpus", "0"]
-    done = subprocess.run(
-        [*command, *options, *arguments, f"train.output_dir={output}"],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ["--config-file", str(config), "--num-gpus", "0", *arguments]
+    run_script("train_net.py", *options, f"train.output_dir={output}", datasets=datasets)
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +43,7 @@ def trained(embedded_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_training_fits_a_few_images(trained: Path) -> None:
     """16 images; measured over 45 steps: total 0.69, boxes 0.66, depth 0.34, translation 0.30."""
-    lines = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
-    lines = [line for line in lines if "total_loss" in line]
+    lines = training_history(trained)
     assert len(lines) == ITERATIONS
     # Over a whole pass, so that no group of images decides.
     first, last = lines[:4], lines[-8:]
@@ -71,11 +54,7 @@ def test_training_fits_a_few_images(trained: Path) -> None:
         "loss_image_depth": 0.6,
         "loss_trans_proc": 0.6,
     }
-    ratios = {
-        name: (sum(line[name] for line in last) / len(last))
-        / (sum(line[name] for line in first) / len(first))
-        for name in limits
-    }
+    ratios = {name: mean(last, name) / mean(first, name) for name in limits}
     assert all(ratios[name] < limit for name, limit in limits.items()), ratios
 
 

@@ -11,7 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 
-from roca_nocs.modeling.transformer.align_detr_head import AlignDETRHead, Targets
+from roca_nocs.modeling.criteria.matcher import Targets
+from roca_nocs.modeling.transformer.align_detr_head import AlignDETRHead
 
 __all__ = ["AlignDETR"]
 

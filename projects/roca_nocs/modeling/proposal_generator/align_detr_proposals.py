@@ -9,8 +9,7 @@ import torch
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.structures import Boxes, ImageList, Instances
 
-from roca_nocs.geometry.boxes import cxcywh_to_xyxy
-from roca_nocs.modeling.transformer.align_detr_head import AlignDETRHead
+from roca_nocs.modeling.transformer.align_detr_head import AlignDETRHead, boxes_in_pixels
 
 __all__ = ["AlignDETRProposals"]
 
@@ -84,11 +83,11 @@ def _proposals(
     logits: torch.Tensor, boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]
 ) -> list[Instances]:
     """Boxes (B, Q, 4), cxcywh in [0, 1], and logits (B, Q, C) as proposals of each image."""
-    boxes = boxes.float()
-    sizes = boxes.new_tensor([[width, height] * 2 for height, width in image_sizes])
-    corners = cxcywh_to_xyxy(boxes).clamp(0, 1) * sizes[:, None]
+    corners = boxes_in_pixels(boxes.float(), image_sizes)
     scores = logits.float().amax(dim=2)
-    return [
-        Instances(size, proposal_boxes=Boxes(corners[row]), objectness_logits=scores[row])
-        for row, size in enumerate(image_sizes)
-    ]
+    proposals = []
+    for row, size in enumerate(image_sizes):
+        within = Boxes(corners[row])
+        within.clip(size)
+        proposals.append(Instances(size, proposal_boxes=within, objectness_logits=scores[row]))
+    return proposals

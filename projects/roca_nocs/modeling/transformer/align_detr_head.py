@@ -17,15 +17,14 @@ from roca_nocs.geometry.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cx
 from roca_nocs.layers.neck import ChannelMapper
 from roca_nocs.layers.position import PositionEmbeddingSine
 from roca_nocs.layers.transformer import DetrMLP
+from roca_nocs.modeling.criteria.matcher import Targets
 from roca_nocs.modeling.transformer.align_detr_transformer import (
     AlignDETRTransformer,
     TransformerOutput,
 )
 from roca_nocs.modeling.transformer.denoising import DenoisingQueries, build_denoising_queries
 
-__all__ = ["AlignDETRHead", "Targets", "level_masks", "select_detections"]
-
-Targets = list[dict[str, torch.Tensor]]
+__all__ = ["AlignDETRHead", "boxes_in_pixels", "level_masks", "select_detections"]
 
 
 class AlignDETRHead(nn.Module):
@@ -228,9 +227,14 @@ def select_detections(
     probabilities = logits.float().sigmoid().flatten(1)
     scores, chosen = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
     rows = chosen.div(num_classes, rounding_mode="floor")
+    boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
+    return scores, chosen % num_classes, boxes_in_pixels(boxes, image_sizes)
+
+
+def boxes_in_pixels(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Boxes (B, K, 4), cxcywh in [0, 1] of images of (height, width), as xyxy in pixels."""
     sizes = boxes.new_tensor([[width, height] * 2 for height, width in image_sizes])
-    corners = cxcywh_to_xyxy(boxes.gather(1, rows[..., None].expand(-1, -1, 4)))
-    return scores, chosen % num_classes, corners * sizes[:, None]
+    return cxcywh_to_xyxy(boxes) * sizes[:, None]
 
 
 def level_masks(images: ImageList, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
