@@ -33,13 +33,15 @@ class RocaMapper(SceneMapper):
         *,
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "RGB",
-        maps: Sequence[str] = ("depth",),
+        scene_depth: bool = False,
         retrieval: str | None = None,
         datasets: str | Sequence[str] = (),
     ) -> None:
         """
         Args:
-            is_train, augmentations, image_format, maps: see :class:`SceneMapper`.
+            is_train, augmentations, image_format: see :class:`SceneMapper`.
+            scene_depth: ``depth`` is that of all that the image shows; by default that of the
+                annotated objects only, as published.
             retrieval: ``"voxels"`` or ``"points"`` that retrieval learns from, ``None`` for none.
             datasets: registered names whose catalogues hold the models; used in training only.
 
@@ -48,7 +50,11 @@ class RocaMapper(SceneMapper):
                 damaged or lacks such shapes.
         """
         super().__init__(
-            is_train, augmentations=augmentations, image_format=image_format, maps=maps, poses=True
+            is_train,
+            augmentations=augmentations,
+            image_format=image_format,
+            maps=("depth_full" if scene_depth else "depth",),
+            poses=True,
         )
         self.retrieval = retrieval
         if is_train and retrieval is not None:
@@ -58,6 +64,8 @@ class RocaMapper(SceneMapper):
 
     def _add_targets(self, result: dict[str, Any], record: dict[str, Any], scene: Any) -> None:
         super()._add_targets(result, record, scene)
+        (depth,) = self.maps
+        result["depth"] = result.pop(depth)
         if self.retrieval is None:
             return
         instances = result["instances"]

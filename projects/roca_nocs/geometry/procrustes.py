@@ -79,35 +79,20 @@ def _solve(
     source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor, centred: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One solve in channel-first layout, (N, 3, P) points; float64 result."""
-    if centred:
-        # The result does not depend on these shifts, so they need no gradient. Without them the
-        # means would cancel digits of the second moment.
-        shifts = [_weighted_mean(points, weights).detach() for points in (source, target)]
-        source, target = source - shifts[0], target - shifts[1]
-    moment, sum_source, sum_target, total = (
-        each.double() for each in _Moments.apply(source, target, weights)
-    )
+    moments = _Moments.apply(source, target, weights)
+    moment, total = moments[:, :3, :3], moments[:, 3, 3]
     valid = total > 0
     total = torch.where(valid, total, 1.0)[:, None]
-    mean_source, mean_target = sum_source / total, sum_target / total
+    mean_source, mean_target = moments[:, 3, :3] / total, moments[:, :3, 3] / total
     if centred:
-        moment = moment - sum_target[:, :, None] * mean_source[:, None, :]
+        moment = moment - moments[:, :3, 3:] * mean_source[:, None, :]
     rotation = project_to_rotation(moment)
-    if centred:
-        mean_source = mean_source + shifts[0].squeeze(-1)
-        mean_target = mean_target + shifts[1].squeeze(-1)
     translation = mean_target - (rotation @ mean_source[..., None]).squeeze(-1)
     identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
     return (
         torch.where(valid[:, None, None], rotation, identity),
         torch.where(valid[:, None], translation, 0.0),
     )
-
-
-def _weighted_mean(points: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(N, 3, 1) of points (N, 3, P); zeros where the weights sum to zero."""
-    tiny = torch.finfo(weights.dtype).tiny
-    return (points @ weights[..., None]) / weights.sum(dim=1).clamp(min=tiny)[:, None, None]
 
 
 def _at_least_float(values: torch.Tensor) -> torch.Tensor:
@@ -146,49 +131,78 @@ class _ProjectToRotation(torch.autograd.Function):
 
 
 class _Moments(torch.autograd.Function):
-    """sum w t s^T (N, 3, 3) in float64; sum w s (N, 3), sum w t (N, 3), sum w (N) of the dtype of
-    the points, which are (N, 3, P).
+    """sum w [t; 1] [s; 1]^T, (N, 4, 4) float64, of points (N, 3, P).
 
-    Written by hand because memory traffic is the whole cost. Only the second moment needs float64:
-    point sets that are almost a line leave digits of it to the rotation.
+    Written by hand because memory traffic is the whole cost: regions are read in blocks that stay
+    in a processor's cache. Sums are float64, since means and point sets that are almost a line
+    cancel digits of them.
     """
 
     @staticmethod
     def forward(
         ctx: Any, source: torch.Tensor, target: torch.Tensor, weights: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        weighted = source * weights[:, None]
-        block = _BLOCK if source.device.type == "cpu" else max(len(source), 1)
-        pairs = zip(target.split(block), weighted.split(block), strict=True)
-        moment = torch.cat([t.double() @ s.double().mT for t, s in pairs])
-        sum_source = weighted.sum(dim=2)
-        sum_target = (weights[:, None] @ target.mT).squeeze(1)
-        total = weights.sum(dim=1)
-        ctx.save_for_backward(source, target, weights, moment, sum_source, sum_target, total)
-        return moment, sum_source, sum_target, total
+    ) -> torch.Tensor:
+        block = _block(source)
+        size = (min(block, len(source)), 4, source.shape[2])
+        buffers = [source.new_ones(size, dtype=torch.float64) for _ in range(2)]
+        moments = source.new_empty((len(source), 4, 4), dtype=torch.float64)
+        for rows in _slices(len(source), block):
+            s, t = (each[: rows.stop - rows.start] for each in buffers)
+            torch.mul(source[rows], weights[rows, None], out=s[:, :3])
+            s[:, 3] = weights[rows]
+            t[:, :3] = target[rows]
+            torch.bmm(t, s.mT, out=moments[rows])
+        ctx.save_for_backward(source, target, weights, moments)
+        return moments
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
-        ctx: Any,
-        grad_moment: torch.Tensor,
-        grad_source: torch.Tensor,
-        grad_target: torch.Tensor,
-        grad_total: torch.Tensor,
+        ctx: Any, gradient: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        source, target, weights, moment, sum_source, sum_target, total = ctx.saved_tensors
-        rounded = grad_moment.to(source.dtype)
-        to_source = torch.baddbmm(grad_source[..., None], rounded.mT, target)
-        to_target = torch.baddbmm(grad_target[..., None], rounded, source)
-        x, y, z = (target * to_target).unbind(dim=1)
-        to_weights = x + y + z
-        to_weights += torch.bmm(grad_source[:, None], source).squeeze(1)
-        to_weights += grad_total[:, None]
-        # The moments are linear in the weights, so sum w to_weights is known exactly. Usually the
-        # terms below cancel; rounding the gradient of the moment must not leave a rest of them.
-        exact = (grad_moment * moment).sum(dim=(1, 2)) + (grad_total * total).double()
-        exact += (grad_source * sum_source + grad_target * sum_target).double().sum(dim=1)
+        source, target, weights, moments = ctx.saved_tensors
+        # The same gradient for points about their means: there its terms do not cancel, so the
+        # precision of the points is enough for what follows.
+        total = moments[:, 3, 3:]
+        to_mean = torch.where(total > 0, 1 / total, 0.0)
+        mean_source, mean_target = moments[:, 3, :3] * to_mean, moments[:, :3, 3] * to_mean
+        shift_source, shift_target = (_shift(each) for each in (mean_source, mean_target))
+        shifted = (shift_target.mT @ gradient @ shift_source).to(source.dtype)
+        centres = [each[..., None].to(source.dtype) for each in (mean_source, mean_target)]
+        turn, of_source = shifted[:, :3, :3], shifted[:, 3, :3, None]
+        of_target, of_total = shifted[:, :3, 3:], shifted[:, 3:, 3]
+        to_source, to_target, to_weights = (
+            torch.empty_like(each) for each in (source, target, weights)
+        )
+        for rows in _slices(len(source), _block(source)):
+            s, t = source[rows] - centres[0][rows], target[rows] - centres[1][rows]
+            by_source = torch.baddbmm(of_source[rows], turn[rows].mT, t)
+            by_target = torch.baddbmm(of_target[rows], turn[rows], s)
+            by_weights = (t.mul_(by_target)).sum(dim=1)
+            by_weights += (s.mul_(of_source[rows])).sum(dim=1)
+            by_weights += of_total[rows]
+            w = weights[rows, None]
+            torch.mul(by_source, w, out=to_source[rows])
+            torch.mul(by_target, w, out=to_target[rows])
+            to_weights[rows] = by_weights
+        # The moments are linear in the weights, so sum w to_weights is known exactly. Usually its
+        # terms cancel; rounding must not leave a rest of them.
+        exact = (gradient * moments).sum(dim=(1, 2))
         error = exact - (weights * to_weights).sum(dim=1)
-        error = torch.where(total > 0, error / total, 0.0)
-        to_weights += error[:, None]
-        return to_source.mul_(weights[:, None]), to_target.mul_(weights[:, None]), to_weights
+        to_weights += (error[:, None] * to_mean).to(to_weights.dtype)
+        return to_source, to_target, to_weights
+
+
+def _shift(mean: torch.Tensor) -> torch.Tensor:
+    """(N, 4, 4) that moves homogeneous points about the origin to these means (N, 3)."""
+    shift = torch.eye(4, dtype=mean.dtype, device=mean.device).repeat(len(mean), 1, 1)
+    shift[:, :3, 3] = mean
+    return shift
+
+
+def _block(points: torch.Tensor) -> int:
+    return _BLOCK if points.device.type == "cpu" else max(len(points), 1)
+
+
+def _slices(count: int, block: int) -> list[slice]:
+    return [slice(start, min(start + block, count)) for start in range(0, count, block)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from roca_nocs.modeling.retrieval import NocEncoder, PointEncoder, VoxelDecoder, VoxelEncoder
 from roca_nocs.modeling.retrieval.noc_encoder import build_image_branch
 from roca_nocs.modeling.roi_heads.retrieval_head import (
@@ -26,7 +28,11 @@ _NOC_PARTS = (
 
 
 def build_retrieval_head(
-    mode: str, *, wild: bool = False, shape_code_size: int = 512
+    mode: str,
+    *,
+    wild: bool = False,
+    shape_code_size: int = 512,
+    point_widths: tuple[int, int, int] = (64, 128, 1024),
 ) -> RetrievalHead:
     """The retrieval head of a mode of the published code.
 
@@ -36,6 +42,7 @@ def build_retrieval_head(
             resnet+image+fullcomp; one name stands for both, e.g. ``resnet``.
         wild: see `RetrievalHead`.
         shape_code_size: D.
+        point_widths: channels of the point encoders, where the mode has them.
 
     Raises:
         ValueError: there is no such mode.
@@ -57,14 +64,15 @@ def build_retrieval_head(
             f"with cad pointnet or resnet and noc one of {', '.join(_NOC_PARTS)}, where noc reads "
             "the same form of CAD model as cad"
         )
-    encoder = VoxelEncoder if cad == "resnet" else PointEncoder
-    image = build_image_branch(encoder.embedding_size, shape_code_size)
+    build_points = partial(PointEncoder, tuple(point_widths))
+    cad_net = VoxelEncoder() if cad == "resnet" else build_points()
+    image = build_image_branch(cad_net.embedding_size, shape_code_size)
     decoder = VoxelDecoder() if parts[-1].endswith("comp") else None
     noc_net = NocEncoder(
         resnet=VoxelEncoder() if "resnet" in parts else None,
-        pointnet=PointEncoder() if "pointnet" in parts else None,
+        pointnet=build_points() if "pointnet" in parts else None,
         image=image if "image" in parts else None,
         comp=decoder,
         complete_sum="fullcomp" in parts,
     )
-    return EmbeddingRetrieval(cad_net=encoder(), noc_net=noc_net, wild=wild)
+    return EmbeddingRetrieval(cad_net=cad_net, noc_net=noc_net, wild=wild)
