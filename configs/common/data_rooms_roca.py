@@ -19,6 +19,11 @@ dataloader = dict(
             is_train=True,
             augmentations=[L(ColorJitter)(contrast=(0.8, 1.2), brightness=(0.8, 1.2))],
             image_format="RGB",
+            # Floor and walls tell a network that starts from nothing more about depth than the
+            # objects alone.
+            scene_depth=True,
+            retrieval="points",
+            datasets="${..dataset.names}",
         ),
         total_batch_size=8,
         num_workers=0,

@@ -66,6 +66,16 @@ def test_fields_follow_the_instances(records: list[dict[str, Any]]) -> None:
     assert empty.gt_pos_cads.shape == empty.gt_neg_cads.shape == (0, 1, 32, 32, 32)
 
 
+def test_depth_of_the_scene(records: list[dict[str, Any]]) -> None:
+    objects, scene = (mapper(None, scene_depth=each)(records[0]) for each in (False, True))
+    assert "depth_full" not in scene
+    known = objects["depth"] > 0
+    assert 0 < known.sum() < known.numel()
+    assert (scene["depth"] > 0).sum() > known.sum()
+    on_objects = objects["instance"] > 0
+    torch.testing.assert_close(scene["depth"][on_objects], objects["depth"][on_objects])
+
+
 def test_without_retrieval_there_are_no_models(records: list[dict[str, Any]]) -> None:
     result = mapper(None, datasets=())(records[0])
     assert not result["instances"].has("gt_pos_cads")

@@ -206,6 +206,18 @@ def test_symmetry_aware_losses_accept_a_turned_model(symmetry_aware: bool) -> No
         assert (losses[name].item() < 1e-4) == symmetry_aware, name
 
 
+def test_scales_start_where_they_are_told_to() -> None:
+    head = build_head(initial_scales=[0.5, 1.0, 2.0]).eval()
+    assert head.scale_head.output.bias.tolist() == [0.5] * 3 + [1.0] * 3 + [2.0] * 3
+    features, depths = maps()
+    scales = head.inference(regions_of(0, 0, 1), features, depths, **masks_for(3)).scales
+    torch.testing.assert_close(
+        scales, torch.tensor([[0.5], [1], [2]]).expand(3, 3), rtol=0, atol=0.4
+    )
+    with pytest.raises(ValueError, match="initial_scales has 2 numbers for 3 classes"):
+        build_head(initial_scales=[1.0, 2.0])
+
+
 def test_autocast_keeps_the_geometry_in_float32() -> None:
     head = build_head().eval()
     regions, (features, depths), masks = regions_of(0, 1), maps(), masks_for(2)

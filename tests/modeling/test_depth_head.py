@@ -32,6 +32,13 @@ def test_squeezing_changes_nothing_without_padding() -> None:
 
 
 @torch.no_grad()
+def test_depth_starts_about_the_initial_one() -> None:
+    features, size = pyramid(64, 96), (64, 96)
+    depths = [make_head(initial_depth=each)(features, [size, size], size)[1] for each in (0.0, 3.0)]
+    torch.testing.assert_close(depths[1], depths[0] + 3)
+
+
+@torch.no_grad()
 def test_sizes_with_padding() -> None:
     features, padded = pyramid(64, 96), (64, 96)
     assert make_head()(features, [(60, 90), (33, 17)], padded)[1].shape == (2, 1, 64, 96)

@@ -12,10 +12,13 @@ model.input_format = _detector.input_format
 _heads = model.roi_heads
 _heads.batch_size_per_image = 64
 _heads.positive_fraction = 0.5  # masks and poses learn from the foreground only
-_heads.box_pooler.sampling_ratio = 2
-_heads.box_head.fc_dims = [120, 128]
+# Objects are about 40 pixels wide, ten cells of the finest level: one sample per bin sees them all.
+_heads.box_pooler.sampling_ratio = 1
+_heads.mask_pooler.sampling_ratio = 1
+_heads.box_pooler.output_size = 6
+_heads.box_head.fc_dims = [112, 128]
 _heads.box_predictor.test_topk_per_image = 30
-_heads.mask_pooler.output_size = 12  # objects are about 40 pixels wide
+_heads.mask_pooler.output_size = 12
 _heads.mask_head.conv_dims = [64, 64, 64]
 _heads.score_threshold = 0.05  # average precision needs the weak detections too
 _heads.mask_threshold = 0.5  # small masks lose too many pixels at the published 0.7
@@ -33,8 +36,14 @@ _align.noc_sizes = [128, 128]
 _align.confidence_sizes = [128]
 _align.class_embedding_size = 16
 _align.dropout = 0.1
+# From zero it takes hundreds of iterations to reach these, which a short schedule does not have.
+_align.initial_scales = [1.92, 2.65, 0.71, 1.87, 1.54, 1.25, 1.04, 2.36, 1.72]
+_heads.depth_head.initial_depth = 3.0
 _align.sampling_ratio = 1
-# Three-dimensional convolutions cost a CPU more than all the rest: the CAD model whose surface is
-# nearest to the predicted coordinates needs no training.
-_align.retrieval_head.mode = "nearest"
+# Three-dimensional convolutions would cost a CPU more than all the rest.
+_align.retrieval_head.mode = "pointnet_pointnet+image"
+_align.retrieval_head.point_widths = [32, 64, 64]
+_align.retrieval_head.image_width = 128
+_align.retrieval_head.max_regions = 12
+_align.retrieval_head.max_points = 128
 _align.retrieval_head.shape_code_size = 160

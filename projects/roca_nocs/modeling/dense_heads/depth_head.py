@@ -87,6 +87,7 @@ class DepthHead(nn.Module):
         in_channels: int = 256,
         level_channels: int = 32,
         hidden_channels: int = 128,
+        initial_depth: float = 0.0,
         squeeze_padding: bool = False,
         gradient_loss_weight: float = 0.0,
         normal_loss_weight: float = 0.0,
@@ -98,6 +99,7 @@ class DepthHead(nn.Module):
             level_channels: of each level after its up-projection; the depth features have as many
                 times the number of levels.
             hidden_channels: of the layers that turn depth features into depth.
+            initial_depth: metres, about which the depth of all pixels starts in training.
             squeeze_padding: resize the padded pyramid onto the size of the image without padding,
                 as the published weights need it. It displaces features by up to the width of the
                 padding; all images of a batch must have one size, divisible by 4. Both ways are
@@ -115,6 +117,7 @@ class DepthHead(nn.Module):
             len(self.in_features), in_channels, level_channels
         )
         self.fpn_depth_output = DepthOutput(self.out_channels, hidden_channels)
+        self.fpn_depth_output.output[0].bias.data.add_(initial_depth)
 
     def forward(
         self,

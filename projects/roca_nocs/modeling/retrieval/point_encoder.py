@@ -1,4 +1,7 @@
-"""PointNet without normalisation layers (Qi et al., 2017) for sets with invalid points."""
+"""PointNet without normalisation layers (Qi et al., 2017) for sets with invalid points.
+
+The parameters of the layers at points are those of convolutions of width one (published names).
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,10 @@ class PointTransform(nn.Module):
         self.fc3 = nn.Linear(wide // 4, channels * channels)
 
     def forward(self, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """(N, k, P), (N, P) bool -> (N, k, k)."""
-        x = self.conv3(F.relu(self.conv2(F.relu(self.conv1(features)))))
-        x = F.relu(x).masked_fill(~valid[:, None], 0).amax(dim=2)
+        """(N, P, k), (N, P) bool -> (N, k, k)."""
+        x = _at_points(self.conv2, _at_points(self.conv1, features).relu_()).relu_()
+        x = _at_points(self.conv3, x).masked_fill_(~valid[..., None], 0)
+        x = x.max(dim=1).values.relu()
         x = self.fc3(F.relu(self.fc2(F.relu(self.fc1(x)))))
         identity = torch.eye(self.channels, device=x.device, dtype=x.dtype)
         return x.view(-1, self.channels, self.channels) + identity
@@ -49,10 +53,19 @@ class PointEncoder(nn.Module):
 
     def forward(self, points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """(N, 3, P), (N, P) bool -> (N, E)."""
-        x = self.stn(points, valid) @ points
-        x = F.relu(self.conv1(x))
-        x = self.fstn(x, valid) @ x
-        x = self.conv3(F.relu(self.conv2(x)))
-        # Invalid points take the channel's minimum, which is what remains of a set without valid
-        # points: its embedding depends on the coordinates of the invalid ones (published numbers).
-        return F.relu(torch.where(valid[:, None], x, x.amin(dim=2, keepdim=True)).amax(dim=2))
+        x = points.transpose(1, 2)
+        x = x @ self.stn(x, valid).mT
+        x = _at_points(self.conv1, x).relu_()
+        x = x @ self.fstn(x, valid).mT
+        x = _at_points(self.conv3, _at_points(self.conv2, x).relu_())
+        # Sets without a valid point take their minimum (published numbers): their embedding
+        # depends on the coordinates of the invalid ones.
+        empty = (~valid.any(dim=1)).nonzero()[:, 0]
+        lowest = x[empty].amin(dim=1)
+        x = x.masked_fill_(~valid[..., None], -torch.inf).max(dim=1).values
+        return x.index_copy(0, empty, lowest).relu()
+
+
+def _at_points(layer: nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
+    """A convolution of width one, (N, P, C) -> (N, P, D), without the detour of convolutions."""
+    return F.linear(x, layer.weight[..., 0], layer.bias)

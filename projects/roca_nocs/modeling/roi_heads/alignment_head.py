@@ -53,6 +53,7 @@ class AlignmentHead(nn.Module):
         sampling_ratio: int = 0,
         dropout: float = 0.3,
         per_class_translation: bool = True,
+        initial_scales: Sequence[float] | None = None,
         class_embedding_size: int = 0,
         noc_weights: bool = True,
         confidence_head: bool = True,
@@ -71,6 +72,9 @@ class AlignmentHead(nn.Module):
             shape_pixel_sizes, shape_code_sizes, sampling_ratio, dropout: see ``ShapeEncoder``.
             scale_sizes, translation_sizes, noc_sizes, confidence_sizes: hidden layers of the heads.
             per_class_translation: predict a translation for every class, or one for all.
+            initial_scales: (C,) metres per model unit, from which the scales of each class start in
+                training. By default they start near zero, and at common learning rates it takes
+                them hundreds of iterations to reach the size of furniture.
             class_embedding_size: numbers that tell the coordinate head the class; 0 for none.
             noc_weights: weigh the pixels in the Procrustes solve.
             confidence_head: learn these weights; otherwise, or without ``end_to_end``, which alone
@@ -83,6 +87,9 @@ class AlignmentHead(nn.Module):
                 symmetric model cannot tell apart; the published model compares with the annotated
                 one.
             retrieval_head: finds CAD models; None for poses only.
+
+        Raises:
+            ValueError: there is not one initial scale per class.
         """
         super().__init__()
         self.grid_size = grid_size
@@ -103,6 +110,13 @@ class AlignmentHead(nn.Module):
             dropout=dropout,
         )
         self.scale_head = MLP(code_size, scale_sizes, 3 * num_classes)
+        if initial_scales is not None:
+            if len(initial_scales) != num_classes:
+                raise ValueError(
+                    f"initial_scales has {len(initial_scales)} numbers for {num_classes} classes"
+                )
+            biases = torch.tensor(list(initial_scales)).repeat_interleave(3)
+            self.scale_head.output.bias.data.copy_(biases)
         translations = num_classes if per_class_translation else 1
         self.trans_head = MLP(3 + code_size, translation_sizes, 3 * translations)
         self.class_embedding = (

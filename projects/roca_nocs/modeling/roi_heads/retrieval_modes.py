@@ -33,6 +33,9 @@ def build_retrieval_head(
     wild: bool = False,
     shape_code_size: int = 512,
     point_widths: tuple[int, int, int] = (64, 128, 1024),
+    image_width: int = 1024,
+    max_regions: int = 32,
+    max_points: int | None = None,
 ) -> RetrievalHead:
     """The retrieval head of a mode of the published code.
 
@@ -43,6 +46,8 @@ def build_retrieval_head(
         wild: see `RetrievalHead`.
         shape_code_size: D.
         point_widths: channels of the point encoders, where the mode has them.
+        image_width: numbers in the hidden layer that reads the shape code, where the mode has it.
+        max_regions, max_points: see `EmbeddingRetrieval`.
 
     Raises:
         ValueError: there is no such mode.
@@ -66,7 +71,7 @@ def build_retrieval_head(
         )
     build_points = partial(PointEncoder, tuple(point_widths))
     cad_net = VoxelEncoder() if cad == "resnet" else build_points()
-    image = build_image_branch(cad_net.embedding_size, shape_code_size)
+    image = build_image_branch(cad_net.embedding_size, shape_code_size, image_width)
     decoder = VoxelDecoder() if parts[-1].endswith("comp") else None
     noc_net = NocEncoder(
         resnet=VoxelEncoder() if "resnet" in parts else None,
@@ -75,4 +80,10 @@ def build_retrieval_head(
         comp=decoder,
         complete_sum="fullcomp" in parts,
     )
-    return EmbeddingRetrieval(cad_net=cad_net, noc_net=noc_net, wild=wild)
+    return EmbeddingRetrieval(
+        cad_net=cad_net,
+        noc_net=noc_net,
+        max_regions=max_regions,
+        max_points=max_points,
+        wild=wild,
+    )
