@@ -22,8 +22,6 @@ dataloader = dict(
             # Floor and walls tell a network that starts from nothing more about depth than the
             # objects alone.
             scene_depth=True,
-            retrieval="points",
-            datasets="${..dataset.names}",
         ),
         total_batch_size=8,
         num_workers=0,

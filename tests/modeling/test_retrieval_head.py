@@ -261,29 +261,8 @@ def test_at_most_so_many_regions_take_part() -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_at_most_so_many_points_are_read_in_training() -> None:
-    head = build_retrieval_head("pointnet_image", max_points=4)
-    regions, (positives, negatives) = make_regions(3), targets("pointnet", 3)
-    torch.manual_seed(0)
-    chosen = torch.randperm(positives.shape[1])[:4]
-    torch.manual_seed(0)
-    loss = head.losses(*regions, positives, negatives)["loss_triplet"]
-    expected = head.losses(*regions, positives[:, chosen], negatives[:, chosen])["loss_triplet"]
-    torch.testing.assert_close(loss, expected)
-
-
-def test_size_of_the_point_encoders() -> None:
-    head = build_retrieval_head(
-        "pointnet_pointnet+image", point_widths=(8, 12, 16), shape_code_size=512
-    )
-    nocs, masks, shape_code = make_regions(3)
-    embeddings, _ = head.noc_net(nocs, masks, shape_code)
-    assert embeddings.shape == (3, 16)
-    assert head.cad_net.fstn.fc3.weight.shape == (64, 4)
-
-
 def test_points_that_are_not_valid_do_not_matter() -> None:
-    encoder = PointEncoder((8, 12, 16))
+    encoder = PointEncoder()
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(2, 3, 6, generator=generator)
     valid = torch.tensor([[True] * 4 + [False] * 2, [False] * 6])

@@ -10,15 +10,10 @@ from roca_nocs.modeling.retrieval.point_encoder import PointEncoder
 from roca_nocs.modeling.retrieval.voxel_networks import GRID_SIZE, VoxelDecoder, VoxelEncoder
 
 
-def build_image_branch(
-    embedding_size: int, shape_code_size: int = 512, hidden_size: int = 1024
-) -> nn.Sequential:
+def build_image_branch(embedding_size: int, shape_code_size: int = 512) -> nn.Sequential:
     """The part of a `NocEncoder` that reads the shape code: two layers with ReLU."""
     return nn.Sequential(
-        nn.Linear(shape_code_size, hidden_size),
-        nn.ReLU(),
-        nn.Linear(hidden_size, embedding_size),
-        nn.ReLU(),
+        nn.Linear(shape_code_size, 1024), nn.ReLU(), nn.Linear(1024, embedding_size), nn.ReLU()
     )
 
 

@@ -13,16 +13,15 @@ from torch import nn
 class PointTransform(nn.Module):
     """Predicts a (k, k) matrix per set, near the identity, to multiply its columns by."""
 
-    def __init__(self, channels: int, widths: tuple[int, int, int]) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        narrow, middle, wide = widths
         self.channels = channels
-        self.conv1 = nn.Conv1d(channels, narrow, 1)
-        self.conv2 = nn.Conv1d(narrow, middle, 1)
-        self.conv3 = nn.Conv1d(middle, wide, 1)
-        self.fc1 = nn.Linear(wide, wide // 2)
-        self.fc2 = nn.Linear(wide // 2, wide // 4)
-        self.fc3 = nn.Linear(wide // 4, channels * channels)
+        self.conv1 = nn.Conv1d(channels, 64, 1)
+        self.conv2 = nn.Conv1d(64, 128, 1)
+        self.conv3 = nn.Conv1d(128, 1024, 1)
+        self.fc1 = nn.Linear(1024, 512)
+        self.fc2 = nn.Linear(512, 256)
+        self.fc3 = nn.Linear(256, channels * channels)
 
     def forward(self, features: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """(N, P, k), (N, P) bool -> (N, k, k)."""
@@ -37,22 +36,18 @@ class PointTransform(nn.Module):
 class PointEncoder(nn.Module):
     """Embeds point sets."""
 
-    def __init__(self, widths: tuple[int, int, int] = (64, 128, 1024)) -> None:
-        """
-        Args:
-            widths: channels after each of the three layers on points; the last is the size E of
-                the embedding.
-        """
+    embedding_size = 1024
+
+    def __init__(self) -> None:
         super().__init__()
-        narrow, middle, self.embedding_size = widths
-        self.stn = PointTransform(3, widths)
-        self.conv1 = nn.Conv1d(3, narrow, 1)
-        self.fstn = PointTransform(narrow, widths)
-        self.conv2 = nn.Conv1d(narrow, middle, 1)
-        self.conv3 = nn.Conv1d(middle, self.embedding_size, 1)
+        self.stn = PointTransform(3)
+        self.conv1 = nn.Conv1d(3, 64, 1)
+        self.fstn = PointTransform(64)
+        self.conv2 = nn.Conv1d(64, 128, 1)
+        self.conv3 = nn.Conv1d(128, self.embedding_size, 1)
 
     def forward(self, points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """(N, 3, P), (N, P) bool -> (N, E)."""
+        """(N, 3, P), (N, P) bool -> (N, 1024)."""
         x = points.transpose(1, 2)
         x = x @ self.stn(x, valid).mT
         x = _at_points(self.conv1, x).relu_()

@@ -254,7 +254,6 @@ class EmbeddingRetrieval(RetrievalHead):
         noc_net: NocEncoder,
         margin: float = 0.5,
         max_regions: int = 32,
-        max_points: int | None = None,
         wild: bool = False,
     ) -> None:
         """
@@ -263,8 +262,6 @@ class EmbeddingRetrieval(RetrievalHead):
             noc_net: embeds the detections, into as many numbers.
             margin: of the triplet loss.
             max_regions: at most so many regions, drawn at random, take part in a training step.
-            max_points: at most so many surface points of every model, drawn at random, are read in
-                a training step; None for all.
             wild: see `RetrievalHead`.
         """
         super().__init__(wild=wild)
@@ -272,7 +269,6 @@ class EmbeddingRetrieval(RetrievalHead):
         self.noc_net = noc_net
         self.margin = margin
         self.max_regions = max_regions
-        self.max_points = max_points
         self._embeddings: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._embedded_weights: tuple[object, ...] = ()
 
@@ -315,11 +311,7 @@ class EmbeddingRetrieval(RetrievalHead):
         count = len(nocs)
         with torch.autocast(nocs.device.type, enabled=False):
             anchors, to_complete = self.noc_net(nocs.float(), masks, shape_code.float())
-            models = torch.cat([positives, negatives])
-            if self.max_points is not None and models.shape[1] > self.max_points:
-                points = torch.randperm(models.shape[1], device=models.device)[: self.max_points]
-                models = models[:, points]
-            models = self._embed_models(models)
+            models = self._embed_models(torch.cat([positives, negatives]))
             triplet = F.triplet_margin_loss(
                 anchors, models[:count], models[count:], margin=self.margin, reduction="sum"
             )

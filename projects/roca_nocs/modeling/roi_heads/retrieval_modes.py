@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from roca_nocs.modeling.retrieval import NocEncoder, PointEncoder, VoxelDecoder, VoxelEncoder
 from roca_nocs.modeling.retrieval.noc_encoder import build_image_branch
 from roca_nocs.modeling.roi_heads.retrieval_head import (
@@ -28,14 +26,7 @@ _NOC_PARTS = (
 
 
 def build_retrieval_head(
-    mode: str,
-    *,
-    wild: bool = False,
-    shape_code_size: int = 512,
-    point_widths: tuple[int, int, int] = (64, 128, 1024),
-    image_width: int = 1024,
-    max_regions: int = 32,
-    max_points: int | None = None,
+    mode: str, *, wild: bool = False, shape_code_size: int = 512
 ) -> RetrievalHead:
     """The retrieval head of a mode of the published code.
 
@@ -45,9 +36,6 @@ def build_retrieval_head(
             resnet+image+fullcomp; one name stands for both, e.g. ``resnet``.
         wild: see `RetrievalHead`.
         shape_code_size: D.
-        point_widths: channels of the point encoders, where the mode has them.
-        image_width: numbers in the hidden layer that reads the shape code, where the mode has it.
-        max_regions, max_points: see `EmbeddingRetrieval`.
 
     Raises:
         ValueError: there is no such mode.
@@ -69,21 +57,14 @@ def build_retrieval_head(
             f"with cad pointnet or resnet and noc one of {', '.join(_NOC_PARTS)}, where noc reads "
             "the same form of CAD model as cad"
         )
-    build_points = partial(PointEncoder, tuple(point_widths))
-    cad_net = VoxelEncoder() if cad == "resnet" else build_points()
-    image = build_image_branch(cad_net.embedding_size, shape_code_size, image_width)
+    encoder = VoxelEncoder if cad == "resnet" else PointEncoder
+    image = build_image_branch(encoder.embedding_size, shape_code_size)
     decoder = VoxelDecoder() if parts[-1].endswith("comp") else None
     noc_net = NocEncoder(
         resnet=VoxelEncoder() if "resnet" in parts else None,
-        pointnet=build_points() if "pointnet" in parts else None,
+        pointnet=PointEncoder() if "pointnet" in parts else None,
         image=image if "image" in parts else None,
         comp=decoder,
         complete_sum="fullcomp" in parts,
     )
-    return EmbeddingRetrieval(
-        cad_net=cad_net,
-        noc_net=noc_net,
-        max_regions=max_regions,
-        max_points=max_points,
-        wild=wild,
-    )
+    return EmbeddingRetrieval(cad_net=encoder(), noc_net=noc_net, wild=wild)
