@@ -18,4 +18,4 @@ class NamedTensors(nn.Module):
                 if part not in module._modules:
                     module.add_module(part, nn.Module())
                 module = module._modules[part]
-            module.register_parameter(last, nn.Parameter(torch.zeros(*shape)))
+            module.register_parameter(last, nn.Parameter(torch.zeros(tuple(shape))))

@@ -6,11 +6,14 @@
         train.init_checkpoint=roca.pth
 
     tools/convert_checkpoint.py aligndetr model_final.pth aligndetr.pth
+    tools/convert_checkpoint.py ganocs checkpoint.pth nocs.pth
+    tools/convert_checkpoint.py nocs mask_rcnn_nocs.h5 nocs_branches.pth
 
 Every tensor of the model must be in the file with its shape, and no other. Of AlignDETR, tensors
 that depend on the classes or the number of queries are left out, and named, if the model of
-`--config` has other ones; training starts them anew. Published weights have licences of their own
-(ROCA: CC BY-NC-SA 3.0); none are part of this project.
+`--config` has other ones; training starts them anew. Of the official NOCS only the NOCS and mask
+branches are converted, for its detector differs from ours. Published weights have licences of their
+own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ from roca_nocs.engine.convert import (
     ConversionError,
     convert,
     leave_out_replaceable,
-    read_state,
     unify_names,
 )
 
@@ -59,12 +61,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = argument_parser().parse_args(arguments)
     conversion = CONVERSIONS[args.checkpoint]
     try:
-        state = unify_names(read_state(args.source), conversion.aliases)
+        state = unify_names(conversion.read(args.source), conversion.aliases)
+        state = conversion.rename(state)
         model = instantiate(LazyConfig.load(str(args.config)).model)
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         kept, left_out = leave_out_replaceable(state, shapes, conversion.replaceable)
         needed = {
-            name: shape for name, shape in shapes.items() if name in kept or name not in state
+            name: shape
+            for name, shape in shapes.items()
+            if name in kept or not (conversion.partial or name in state)
         }
         converted = convert(kept, needed, conversion.dropped)
     except (ConversionError, FileNotFoundError) as error:

@@ -83,16 +83,17 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
     config.optimizer.params.model = model
     average = build_average(model, train.ema.decay) if train.ema.enabled else None
     on_cpu = {"device_ids": None} if train.device == "cpu" else {}
-    trainer = Trainer(
-        create_ddp_model(model, **train.ddp, **on_cpu),
-        instantiate(config.dataloader.train),
-        instantiate(config.optimizer),
+    arguments = dict(
+        model=create_ddp_model(model, **train.ddp, **on_cpu),
+        data_loader=instantiate(config.dataloader.train),
+        optimizer=instantiate(config.optimizer),
         autocast_dtype=getattr(torch, train.amp.dtype) if train.amp.enabled else None,
         accumulation_steps=train.accumulation_steps,
         clip_norm=train.clip_gradients.norm,
         clip_value=train.clip_gradients.value,
         clip_norm_per_parameter=train.clip_gradients.per_parameter,
     )
+    trainer = instantiate({"_target_": Trainer, **config.get("trainer", {}), **arguments})
     states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema": average}
     checkpointer = Checkpointer(model, train.output_dir, **states)
     models = models_to_evaluate(train, model, average)
@@ -102,6 +103,7 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
             hooks.IterationTimer(),
             WeightAverageHook(average) if average else None,
             hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
+            *instantiate(config.get("hooks", [])),
             # Before the evaluation, so that an error there costs no training.
             CheckpointHook(checkpointer, **train.checkpointer),
             EvaluationHook(train.eval_period, evaluation),

@@ -33,3 +33,10 @@ detr = L(multi_step)(
     milestones=[82500],  # after 11 of 12 epochs
     warmup=0,
 )
+
+# One rate, which the stages of the official training of NOCS each have.
+constant = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[],
+    warmup=0,
+)

@@ -192,15 +192,30 @@ def test_poses_without_handle_flags_count_as_seen(copied: Path) -> None:
     assert all(a["handle_visible"] for record in records for a in record["annotations"])
 
 
-def test_wrong_number_of_poses_is_named(copied: Path) -> None:
+def test_wrong_number_of_poses_is_counted(copied: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of the published files has it; its image must not make the others unreadable."""
     for path in (copied / "camera").rglob("*_pose.npz"):
         path.unlink()
     path = copied / "gts" / "val" / "results_val_00000_0000.pkl"
     content = load_restricted_pickle(path)
     content["gt_RTs"] = content["gt_RTs"][:-1]
     path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DatasetError, match=r"results_val_00000_0000\.pkl: \d poses and \d handle"):
-        load_nocs_camera(copied, "val")
+    records = load_nocs_camera(copied, "val")
+    assert "poses of 1 of 16 images are not used, first" in caplog.text
+    assert "results_val_00000_0000.pkl: its poses do not belong" in caplog.text
+    assert [any("q" in a for a in r["annotations"]) for r in records[:2]] == [False, True]
+
+
+def test_file_without_poses_is_named(copied: Path) -> None:
+    for path in (copied / "camera").rglob("*_pose.npz"):
+        path.unlink()
+    path = copied / "gts" / "val" / "results_val_00000_0000.pkl"
+    for content in ([1, 2], {"image_path": "somewhere"}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(
+            DatasetError, match=r"results_val_00000_0000\.pkl has no field 'gt_RTs'"
+        ):
+            load_nocs_camera(copied, "val")
 
 
 def test_index_is_kept_and_made_again(copied: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,13 +6,9 @@ import numpy as np
 
 from data.nocs_files import write_bbox, write_frame
 from roca_nocs.data.datasets.nocs import CLASSES
-from roca_nocs.data.datasets.nocs_frames import (
-    ModelExtents,
-    NocsFrame,
-    decode_coordinates,
-    decode_depth,
-    frame_annotations,
-)
+from roca_nocs.data.datasets.nocs_frames import NocsFrame, decode_coordinates, decode_depth
+from roca_nocs.data.datasets.nocs_models import ModelTable
+from roca_nocs.data.datasets.nocs_objects import frame_annotations
 
 
 def test_decoding_agrees_with_the_reference(golden_dir: Path, tmp_path: Path) -> None:
@@ -33,7 +29,7 @@ def test_decoding_agrees_with_the_reference(golden_dir: Path, tmp_path: Path) ->
     for line, (upper, lower) in zip(lines, data["model_bbox_rows_max_min"], strict=True):
         _, _, catalog, model = line.split()
         write_bbox(tmp_path / f"obj_models/val/{catalog}/{model}/bbox.txt", upper, lower)
-    annotations = frame_annotations(frame, ModelExtents(), len(CLASSES))["annotations"]
+    annotations = frame_annotations(frame, ModelTable(), len(CLASSES))["annotations"]
     assert [a["category_id"] for a in annotations] == data["class_ids"].tolist()
     np.testing.assert_allclose([a["extents"] for a in annotations], data["scales"], atol=1e-6)
     for annotation, (y1, x1, y2, x2) in zip(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from engine.tiny_gan import GAMES, write_adversarial_project
 from engine.tiny_training import ROOT, run_train_net, write_project
 from roca_nocs.engine import random_state
 from roca_nocs.engine.config import ConfigError
@@ -241,3 +242,57 @@ def test_evaluation_without_checkpoint(tmp_path: Path) -> None:
     config = write_project(tmp_path / "project")
     with pytest.raises(ConfigError, match="--eval-only: there is no checkpoint in"):
         run_here(config, "--eval-only")
+
+
+def scalars(trainer: Any) -> dict[str, list[tuple[float, int]]]:
+    """(value, iteration) of everything that the steps of a training stored, except for times."""
+    return {
+        name: history.values()
+        for name, history in trainer.storage.histories().items()
+        if not name.endswith(("time", "eta_seconds")) and "bbox/" not in name
+    }
+
+
+def check_adversarial_resume(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, game: str, iterations: int
+) -> None:
+    """A run that fails behind its half and is resumed, against one without interruption."""
+    half = iterations // 2
+    settings = (f"train.max_iter={iterations}", f"train.checkpointer.period={half}")
+    straight = scalars(run_here(write_adversarial_project(folder / "straight", game), *settings))
+    losses = {"total_loss", "loss_nocs_critique", "discriminator/loss_real", "grad_norm", "lr"}
+    assert losses <= straight.keys()
+    assert [at for _, at in straight["total_loss"]] == [*range(iterations)]
+
+    config = write_adversarial_project(folder / "resumed", game)
+    monkeypatch.setenv("TINY_NAN", f"0:{half + 1}")
+    with pytest.raises(FloatingPointError, match=f"iteration {half + 1}: loss_box is nan"):
+        run_here(config, *settings)
+    monkeypatch.delenv("TINY_NAN")
+    resumed = scalars(run_here(config, "--resume", *settings))
+    # To the last bit, every loss of every iteration.
+    assert resumed == {
+        name: [(value, at) for value, at in values if at >= half]
+        for name, values in straight.items()
+    }
+    first, second = checkpoint(folder / "straight"), checkpoint(folder / "resumed")
+    assert largest_difference(first, second) == 0
+    states = [each["trainer"]["discriminator_optimizer"]["state"] for each in (first, second)]
+    assert len(states[0]) > 5
+    for number, state in states[0].items():
+        assert all(torch.equal(v, states[1][number][k]) for k, v in state.items())
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_resumed_adversarial_training_has_the_same_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, game: str
+) -> None:
+    check_adversarial_resume(tmp_path, monkeypatch, game, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", GAMES)
+def test_200_adversarial_iterations_resumed_at_100(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, game: str
+) -> None:
+    check_adversarial_resume(tmp_path, monkeypatch, game, 200)

@@ -36,7 +36,7 @@ def mesh_finder(dataset: str) -> MeshFinder | None:
         return catalog_meshes(load_cad_catalog(metadata.cad_folder, metadata.cad_split))
     if metadata.get("model_root"):
         root, split = Path(metadata.model_root), metadata.model_split
-        return lambda catalog_id, model_id: _nocs_mesh(root, split, catalog_id, model_id)
+        return lambda catalog_id, model_id: nocs_mesh(root, split, catalog_id, model_id)
     return None
 
 
@@ -50,8 +50,14 @@ def catalog_meshes(catalog: CadCatalog) -> MeshFinder:
     return find
 
 
-def _nocs_mesh(root: Path, split: str, catalog_id: str, model_id: str) -> Mesh:
-    """CAMERA's files are mirrored in z, as its maps are; REAL's are not."""
+def nocs_mesh(root: Path, split: str, catalog_id: str, model_id: str) -> Mesh:
+    """Mesh of a NOCS model with unit diagonal; `catalog_id` is empty in REAL.
+
+    CAMERA's files are mirrored in z, as its maps are; REAL's are metric.
+
+    Raises:
+        DatasetError: the model is missing.
+    """
     camera_file = root / split / catalog_id / model_id / "model.obj"
     path = camera_file if catalog_id else root / f"real_{split}" / f"{model_id}.obj"
     if not path.is_file():
@@ -60,4 +66,6 @@ def _nocs_mesh(root: Path, split: str, catalog_id: str, model_id: str) -> Mesh:
     vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces)
     if catalog_id:
         vertices, faces = vertices * [1, 1, -1], faces[:, ::-1]
+    else:
+        vertices = vertices / np.linalg.norm(np.ptp(vertices, axis=0))
     return vertices, faces

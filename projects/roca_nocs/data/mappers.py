@@ -99,15 +99,13 @@ class SceneMapper:
             ValueError: a file cannot be decoded or a field is missing; names file and record.
         """
         image = read_color(record, self.image_format)
-        maps: dict[str, np.ndarray] = {}
-        if self.is_train:
-            maps = {name: read_map(record, name) for name in ("instance", *self.maps)}
-            for name, array in maps.items():
-                if array.shape[:2] != image.shape[:2]:
-                    raise ValueError(
-                        f"{describe(record)}: the {name} map is {array.shape[1]}x{array.shape[0]}, "
-                        f"the image {image.shape[1]}x{image.shape[0]}"
-                    )
+        maps = {name: read_map(record, name) for name in self._maps_to_read(record)}
+        for name, array in maps.items():
+            if array.shape[:2] != image.shape[:2]:
+                raise ValueError(
+                    f"{describe(record)}: the {name} map is {array.shape[1]}x{array.shape[0]}, "
+                    f"the image {image.shape[1]}x{image.shape[0]}"
+                )
         scene = SceneInput(image, _intrinsics(record), maps, chiral=self.chiral and self.is_train)
         self.augmentations(scene)
 
@@ -117,7 +115,17 @@ class SceneMapper:
         result["intrinsics"] = scene.intrinsics.float()
         if self.is_train:
             self._add_targets(result, record, scene)
+        for name, array in scene.maps.items():
+            if name == "nocs":
+                objects = result["instance"].numpy()[..., None] > 0
+                array = np.where(objects, array, 0).transpose(2, 0, 1)
+            if name != "instance":
+                result[name] = torch.from_numpy(np.ascontiguousarray(array))
         return result
+
+    def _maps_to_read(self, record: dict[str, Any]) -> tuple[str, ...]:
+        """The id map, which makes the instances, and the maps that become part of the result."""
+        return ("instance", *self.maps) if self.is_train else ()
 
     def _add_targets(
         self, result: dict[str, Any], record: dict[str, Any], scene: SceneInput
@@ -146,11 +154,6 @@ class SceneMapper:
         if self.poses:
             _add_poses(instances, annotations, scene.camera_rotation, record)
         result["instances"] = instances
-        for name in self.maps:
-            array = scene.maps[name]
-            if name == "nocs":
-                array = np.where(instance.numpy()[..., None] > 0, array, 0).transpose(2, 0, 1)
-            result[name] = torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _intrinsics(record: dict[str, Any]) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from roca_nocs.data.datasets.habitat import decode_habitat_coordinates
 from roca_nocs.data.datasets.nocs_frames import decode_coordinates, decode_depth, decode_instances
 from roca_nocs.data.images import describe, read_png
 
@@ -17,7 +18,7 @@ def read_map(record: Mapping[str, Any], name: str) -> np.ndarray:
     """A map of a record at the size of its image.
 
     Args:
-        record: of ``load_scan2cad`` or ``load_nocs``.
+        record: of ``load_scan2cad``, ``load_nocs`` or ``load_habitat``.
         name: ``"instance"`` (H, W) uint8, ``"depth"`` or ``"depth_full"`` (H, W) float32 metres,
             ``"nocs"`` (H, W, 3) float32 in [-0.5, 0.5].
 
@@ -29,9 +30,23 @@ def read_map(record: Mapping[str, Any], name: str) -> np.ndarray:
         raise ValueError(f"{describe(record)}: the dataset has no {name} maps")
     decode = _DECODERS[record["layout"]][name]
     try:
-        return decode(read_png(file_name))
+        array = decode(read_png(file_name))
     except ValueError as error:
         raise ValueError(f"{describe(record)}: {error}") from error
+    return _recentred(array, record) if name == "nocs" else array
+
+
+def _recentred(nocs: np.ndarray, record: Mapping[str, Any]) -> np.ndarray:
+    """The map (H, W, 3) with the coordinates that re-centred models of the record have."""
+    moved = [each for each in record.get("annotations", ()) if "recentring" in each]
+    if moved:
+        instance = read_map(record, "instance")
+        for annotation in moved:
+            mask = instance == annotation["alignment_id"]
+            recentring = annotation["recentring"]
+            shift = np.array(recentring["shift"], np.float32)
+            nocs[mask] = np.float32(recentring["scale"]) * (nocs[mask] + shift)
+    return nocs
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
@@ -70,5 +85,10 @@ _DECODERS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
         "depth": lambda array: decode_depth(array).astype(np.float32) / 1000,
         "depth_full": lambda array: decode_depth(array).astype(np.float32) / 1000,
         "nocs": lambda array: decode_coordinates(array) - np.float32(0.5),
+    },
+    "habitat": {
+        "instance": _plain,
+        "depth": _millimetres,
+        "nocs": lambda array: decode_habitat_coordinates(array) - np.float32(0.5),
     },
 }

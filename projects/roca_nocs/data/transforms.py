@@ -12,7 +12,7 @@ are sampled at the same source pixels, so they stay aligned with each other.
 from __future__ import annotations
 
 import math
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import cv2
 import numpy as np
@@ -120,6 +120,56 @@ class RandomCameraRoll(T.Augmentation):
         # detectron2 hands the image to a method with a single argument, whatever its name.
         angle = math.radians(self._rand_range(-self.max_degrees, self.max_degrees))
         return CameraRollTransform(angle, intrinsics, self.border)
+
+
+class RandomRollCrop(RandomCameraRoll):
+    """:class:`RandomCameraRoll`, cut to the largest upright rectangle that shows the image alone,
+    which is resized to the old size: the augmentation of NOCS (Wang et al., CVPR 2019)."""
+
+    def get_transform(self, image: np.ndarray, intrinsics: torch.Tensor) -> T.Transform:
+        roll = super().get_transform(image, intrinsics)
+        height, width = image.shape[:2]
+        inner_width, inner_height = _inscribed_rectangle(width, height, roll.angle)
+        x, y = (width - inner_width) // 2, (height - inner_height) // 2
+        crop = T.CropTransform(x, y, inner_width, inner_height, width, height)
+        resize = T.ResizeTransform(inner_height, inner_width, height, width)
+        return T.TransformList([roll, crop, resize])
+
+
+def _inscribed_rectangle(width: int, height: int, angle: float) -> tuple[int, int]:
+    """Width and height of the largest upright rectangle in a rectangle that was turned."""
+    sin, cos = abs(math.sin(angle)), abs(math.cos(angle))
+    if min(width, height) <= 2 * sin * cos * max(width, height):
+        # Two corners touch the long sides, the others lie inside.
+        half = min(width, height) / 2
+        inner = (half / sin, half / cos) if width >= height else (half / cos, half / sin)
+    else:
+        divisor = cos * cos - sin * sin
+        inner = (width * cos - height * sin) / divisor, (height * cos - width * sin) / divisor
+    return max(int(inner[0]), 1), max(int(inner[1]), 1)
+
+
+class RandomGamma(T.Augmentation):
+    """Grey levels v in [0, 1] become gain v^gamma, with both numbers uniform at random."""
+
+    def __init__(
+        self,
+        gamma: tuple[float, float] = (0.8, 1.0),
+        gain: tuple[float, float] = (0.8, 1.0),
+    ) -> None:
+        """
+        Args:
+            gamma, gain: ranges.
+        """
+        super().__init__()
+        gamma, gain = tuple(gamma), tuple(gain)
+        self._init(locals())
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        gamma, gain = self._rand_range(*self.gamma), self._rand_range(*self.gain)
+        levels = 255 * gain * (np.arange(256) / 255) ** gamma
+        table = np.clip(levels.round(), 0, 255).astype(np.uint8)
+        return T.ColorTransform(partial(np.take, table))
 
 
 class ColorJitter(T.Augmentation):

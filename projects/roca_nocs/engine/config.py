@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 __all__ = [
+    "OPTIONAL",
     "TOP_LEVEL",
     "ConfigError",
     "TrainSettings",
@@ -34,6 +35,13 @@ TOP_LEVEL = {
     "train": "see TrainSettings",
 }
 """What a config file for `tools/train_net.py` defines; other names start with an underscore."""
+
+OPTIONAL = {
+    "hooks": "list of lazy calls of hooks beside the usual ones, such as ResultsCache",
+    "trainer": "lazy call of another class than Trainer, with the arguments it has beyond those of "
+    "Trainer; `${optimizer.params.model}` is the model",
+}
+"""What a config file may define."""
 
 
 class ConfigError(ValueError):
@@ -126,11 +134,12 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
 
 def check_config(config: DictConfig, file: str | Path) -> None:
     """Raise `ConfigError` for a config that `tools/train_net.py` cannot run."""
+    known = TOP_LEVEL | OPTIONAL
     for key in config:
-        if key not in TOP_LEVEL:
+        if key not in known:
             raise ConfigError(
-                f"{file}: unknown top-level key {key!r}.{_closest(key, TOP_LEVEL)} Known are "
-                f"{', '.join(TOP_LEVEL)}; begin the name of a private variable with an underscore."
+                f"{file}: unknown top-level key {key!r}.{_closest(key, known)} Known are "
+                f"{', '.join(known)}; begin the name of a private variable with an underscore."
             )
     if missing := [key for key in TOP_LEVEL if key not in config]:
         raise ConfigError(f"{file}: missing top-level key {', '.join(missing)}")

@@ -1,17 +1,19 @@
 """Published checkpoints as checkpoints of our models.
 
-The models keep the published parameter names, so that a conversion only takes out what is no
-parameter and checks that the rest fits to the last tensor.
+The models keep the published parameter names where they can, so that a conversion mostly takes out
+what is no parameter and checks that the rest fits to the last tensor.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from .convert_nocs import rename_ganocs, rename_official
+from .published_files import ConversionError, read_arrays, read_state
 
 __all__ = [
     "CONVERSIONS",
@@ -26,10 +28,6 @@ __all__ = [
 _LISTED = 8
 
 
-class ConversionError(ValueError):
-    """A file that is no checkpoint of the published model; the message says why."""
-
-
 @dataclass(frozen=True)
 class Conversion:
     """What there is to know of a published checkpoint.
@@ -42,6 +40,9 @@ class Conversion:
             file may have either or both.
         replaceable: beginnings of names whose tensors depend on the data set; those of another
             shape are left out instead of being an error.
+        read: gives the tensors of a file.
+        rename: gives them the names of our model.
+        partial: the file has a part of the model only; training starts the rest anew.
     """
 
     description: str
@@ -49,6 +50,9 @@ class Conversion:
     dropped: frozenset[str] = frozenset()
     aliases: tuple[tuple[str, str], ...] = ()
     replaceable: tuple[str, ...] = ()
+    read: Callable[[str | os.PathLike[str]], dict[str, torch.Tensor]] = read_state
+    rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
+    partial: bool = False
 
 
 CONVERSIONS = {
@@ -75,37 +79,19 @@ CONVERSIONS = {
             "transformer.tgt_embed.",  # depends on the number of queries
         ),
     ),
+    "ganocs": Conversion(
+        description="a checkpoint of the ganocs project (torchvision's Mask R-CNN with NOCS head)",
+        config="configs/nocs/ganocs_r50_fpn.py",
+        rename=rename_ganocs,
+    ),
+    "nocs": Conversion(
+        description="official NOCS weights (Keras, .h5 or .npz): the NOCS and mask branches",
+        config="configs/nocs/camera_real_r50_fpn.py",
+        read=read_arrays,
+        rename=rename_official,
+        partial=True,
+    ),
 }
-
-
-def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint's ``model`` entry, read without running what the file contains.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ConversionError: it is damaged, holds anything but plain data, or has no model.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ConversionError(
-            f"{path} is refused: it holds more than tensors and plain data, or is no checkpoint "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # whatever a damaged archive makes its readers raise
-        raise ConversionError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error})"
-        ) from error
-    state = content.get("model") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-        found = sorted(map(str, content)) if isinstance(content, Mapping) else type(content)
-        raise ConversionError(
-            f"{path} has no entry 'model' with named tensors, but {found}: give the checkpoint "
-            "file as it was published"
-        )
-    return dict(state)
 
 
 def unify_names(

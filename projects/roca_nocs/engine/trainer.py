@@ -134,7 +134,9 @@ class Trainer(SimpleTrainer):
         if self.clip_norm is not None and self.clip_norm_per_parameter:
             for parameter in parameters:
                 nn.utils.clip_grad_norm_(parameter, self.clip_norm)
-        self._check_finite(losses, gradient_norm)
+        # While the loss scale can still be lowered, infinite gradients only cost one step.
+        scaled = self.grad_scaler.is_enabled() and self.grad_scaler.get_scale() >= 1
+        self._check_finite(losses, gradient_norm, overflow_allowed=scaled)
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(parameters, self.clip_value)
         self.grad_scaler.step(self.optimizer)
@@ -145,16 +147,20 @@ class Trainer(SimpleTrainer):
         if self.grad_scaler.is_enabled():
             storage.put_scalar("loss_scale", self.grad_scaler.get_scale())
 
-    def _check_finite(self, losses: dict[str, torch.Tensor], gradient_norm: torch.Tensor) -> None:
+    def _check_finite(
+        self,
+        losses: dict[str, torch.Tensor],
+        gradient_norm: torch.Tensor,
+        *,
+        overflow_allowed: bool,
+    ) -> None:
         """Raise on every process if there is a reason to stop on one of them.
 
         Runs after the backward pass was started, so that a GPU has work while this waits for it;
         nothing but gradients and the statistics of normalisation layers has changed by then.
         """
-        stop = ~torch.isfinite(torch.stack([*losses.values()])).all()
-        # While the loss scale can still be lowered, infinite gradients only cost one step.
-        if not self.grad_scaler.is_enabled() or self.grad_scaler.get_scale() < 1:
-            stop = stop | ~torch.isfinite(gradient_norm)
+        values = [] if overflow_allowed else [gradient_norm]
+        stop = ~torch.isfinite(torch.stack([*losses.values(), *values])).all()
         stop = stop.float()
         if comm.get_world_size() > 1:
             dist.all_reduce(stop, dist.ReduceOp.MAX)

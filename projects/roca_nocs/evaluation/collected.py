@@ -134,9 +134,9 @@ def join_boxes(results: Sequence[ImageResult]) -> dict[str, np.ndarray]:
     counts = [len(result["scores"]) for result in results]
     return {
         "images": np.repeat(np.arange(len(results)), counts),
-        "categories": _joined(results, "categories", ()).astype(np.int64),
-        "boxes": _joined(results, "boxes", (4,)),
-        "scores": _joined(results, "scores", ()),
+        "categories": joined(results, "categories", ()).astype(np.int64),
+        "boxes": joined(results, "boxes", (4,)),
+        "scores": joined(results, "scores", ()),
     }
 
 
@@ -158,14 +158,14 @@ def join_detections(results: Sequence[ImageResult], cad_rows: Mapping[CadKey, in
             f"datasets, e.g. {'/'.join(unknown[0])}; name the dataset that has them as "
             "train_dataset_name"
         )
-    quaternions = torch.from_numpy(_joined(results, "quaternions", (4,)))
+    quaternions = torch.from_numpy(joined(results, "quaternions", (4,)))
     return Detections(
         **join_boxes(results),
-        translations=_joined(results, "translations", (3,)),
+        translations=joined(results, "translations", (3,)),
         rotations=quaternion_to_matrix(quaternions).numpy(),
-        scales=_joined(results, "scales", (3,)),
+        scales=joined(results, "scales", (3,)),
         cads=np.array([-1 if key is None else cad_rows[key] for key in keys], np.int64),
-        has_alignment=_joined(results, "has_alignment", ()).astype(bool),
+        has_alignment=joined(results, "has_alignment", ()).astype(bool),
     )
 
 
@@ -195,5 +195,6 @@ def annotated_objects(
     ]
 
 
-def _joined(results: Sequence[ImageResult], name: str, shape: tuple[int, ...]) -> np.ndarray:
+def joined(results: Sequence[ImageResult], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of all images joined; `shape` is that of one object."""
     return np.concatenate([np.zeros((0, *shape)), *(result[name] for result in results)])

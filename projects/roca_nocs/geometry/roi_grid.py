@@ -37,6 +37,29 @@ def roi_pixel_grid(boxes: torch.Tensor, image_sizes: torch.Tensor, grid_size: in
     return torch.stack([x, y], dim=1)
 
 
+def cell_pixels(boxes: torch.Tensor, image_sizes: torch.Tensor, grid_size: int) -> torch.Tensor:
+    """The pixel that holds the centre of each cell of a G x G grid over each box.
+
+    Unlike :func:`roi_pixel_grid`, which keeps the published sampling of ROCA, pixel and cell centre
+    are at most half a pixel apart, without bias.
+
+    Args:
+        boxes: (N, 4), XYXY in pixels; an image of width w spans [0, w].
+        image_sizes: (N, 2) or (1, 2) int64, (height, width); pixels are clamped to the image.
+        grid_size: G.
+
+    Returns:
+        (N, 2, G, G) int64: x, y.
+    """
+    steps = (torch.arange(grid_size, device=boxes.device) + 0.5) / grid_size
+    start, extent = boxes[:, :2, None], (boxes[:, 2:] - boxes[:, :2])[..., None]
+    lines = (start + steps * extent).detach().floor().long()
+    lines = lines.clamp(min=0).minimum(image_sizes.flip(-1)[..., None] - 1)
+    x = lines[:, 0, None, :].expand(-1, grid_size, -1)
+    y = lines[:, 1, :, None].expand(-1, -1, grid_size)
+    return torch.stack([x, y], dim=1)
+
+
 def normalize_grid(grid: torch.Tensor, image_sizes: torch.Tensor) -> torch.Tensor:
     """Pixels (N, 2, G, G) as fractions in [-1, 1] of the first to the last pixel centre.
 

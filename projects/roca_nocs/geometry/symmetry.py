@@ -1,12 +1,16 @@
-"""Rotational symmetries of CAD models about their up axis (+y), as Scan2CAD annotates them."""
+"""Rotational symmetries: of single CAD models about +y, as Scan2CAD annotates them, and of classes
+about any axis, as the NOCS losses need them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import Any
 
+import roma
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 # The position of a tag is its id; the order is the number of rotations that leave the model
 # unchanged. A full rotational symmetry is sampled every 10 degrees (Scan2CAD benchmark).
@@ -48,11 +52,86 @@ def symmetry_rotations(ids: torch.Tensor, dtype: torch.dtype = torch.float32) ->
 def _table() -> torch.Tensor:
     """(4, 36, 3, 3) float64."""
     most = max(SYMMETRY_ORDERS)
-    angles = torch.tensor(
-        [[2 * math.pi * (i % order) / order for i in range(most)] for order in SYMMETRY_ORDERS],
-        dtype=torch.float64,
-    )
-    cos, sin = angles.cos(), angles.sin()
-    zero, one = torch.zeros_like(cos), torch.ones_like(cos)
-    entries = [cos, zero, sin, zero, one, zero, -sin, zero, cos]
-    return torch.stack(entries, dim=-1).reshape(len(SYMMETRY_ORDERS), most, 3, 3)
+    groups = [axis_rotations("y", order) for order in SYMMETRY_ORDERS]
+    return torch.stack([group.repeat(most // len(group), 1, 1) for group in groups])
+
+
+_AXES = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
+_FIELDS = {"axis", "order", "samples"}
+
+
+def axis_rotations(axis: str | Sequence[float], count: int) -> torch.Tensor:
+    """Rotations by 2 pi k / count, k = 0..count - 1, about an axis.
+
+    Args:
+        axis: ``"x"``, ``"y"``, ``"z"`` or three numbers, of any length but 0.
+        count: at least 1.
+
+    Returns:
+        (count, 3, 3) float64; the first is the identity.
+
+    Raises:
+        ValueError: no such axis, or a count below 1.
+    """
+    if isinstance(axis, str) and axis not in _AXES:
+        raise ValueError(f"axis is {axis!r}; expected one of {list(_AXES)} or three numbers")
+    numbers = _AXES[axis] if isinstance(axis, str) else axis
+    direction = torch.tensor(list(numbers), dtype=torch.float64)
+    if direction.shape != (3,) or not 0 < direction.norm() < math.inf:
+        raise ValueError(f"axis is {axis!r}; expected 'x', 'y', 'z' or three numbers, not all 0")
+    if count < 1:
+        raise ValueError(f"the number of rotations about an axis is {count}; expected at least 1")
+    angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+    return roma.rotvec_to_rotmat(angles[:, None] * direction / direction.norm())
+
+
+def class_rotations(
+    classes: Sequence[str],
+    symmetries: Mapping[str, Mapping[str, Any]],
+    samples: int = 6,
+) -> torch.Tensor:
+    """The rotations under which objects of each class look the same.
+
+    Args:
+        classes: names of the C classes by id.
+        symmetries: name of a class -> ``axis`` (see :func:`axis_rotations`), ``order`` (n for the
+            rotations 2 pi k / n, ``inf`` or ``"inf"`` for all angles) and optionally ``samples``;
+            classes without entry have no symmetry.
+        samples: rotations that stand for all angles, where an entry has none.
+
+    Returns:
+        (C, K, 3, 3) float32, K of the class with most; the others are padded with the identity,
+        which is also the first element of each.
+
+    Raises:
+        ValueError: an unknown class or field, or a wrong value; names the class.
+    """
+    if unknown := sorted(set(symmetries) - set(classes)):
+        raise ValueError(
+            f"symmetries are given for {unknown}, which are no classes of the dataset; its classes "
+            f"are {list(classes)}"
+        )
+    with torch.device("cpu"):  # also where a model is built without memory
+        groups = [
+            _group(name, symmetries[name], samples)
+            if name in symmetries
+            else axis_rotations("y", 1)
+            for name in classes
+        ]
+        identity = torch.eye(3, dtype=torch.float64)
+        offsets = pad_sequence([group - identity for group in groups], batch_first=True)
+        return (offsets + identity).float()
+
+
+def _group(name: str, entry: Mapping[str, Any], samples: int) -> torch.Tensor:
+    try:
+        if "axis" not in entry or "order" not in entry or set(entry) - _FIELDS:
+            raise ValueError(f"it has the fields {sorted(entry)}; expected axis, order, [samples]")
+        order = float(entry["order"])
+        if math.isinf(order) and order > 0:
+            return axis_rotations(entry["axis"], int(entry.get("samples", samples)))
+        if order != int(order):
+            raise ValueError(f"order is {entry['order']!r}; expected a whole number or inf")
+        return axis_rotations(entry["axis"], int(order))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"symmetry of {name!r}: {error}") from error

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..coco_json import DatasetError
 from ..synthetic.manifest import check_dataset
 from ..synthetic.presets import KINDS, PRESETS, folder_name
-from . import nocs, scan2cad
+from . import habitat, nocs, nocs_coco, scan2cad
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
@@ -35,7 +35,8 @@ class BuiltinDataset:
         load: reads it, given that folder.
         classes: names of the classes by contiguous id.
         first_id: category id of the first class in the annotation file.
-        json_file: annotation file relative to the folder, also for ``COCOEvaluator``.
+        json_file: annotation file relative to the folder, also for ``COCOEvaluator``; ``None`` if
+            there is none, the evaluator then makes one.
         image_root: folder of the image names in it, relative to the folder.
         command: that makes an embedded dataset, whose manifest tells whether it is complete;
             ``None`` for a published one.
@@ -47,7 +48,7 @@ class BuiltinDataset:
     load: Callable[[Path], Records]
     classes: tuple[str, ...]
     first_id: int
-    json_file: str
+    json_file: str | None
     image_root: str
     command: str | None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -70,14 +71,20 @@ def builtin_datasets() -> list[BuiltinDataset]:
     datasets += [
         _scan2cad(f"scan2cad_{split}", "scan2cad", split, split, None) for split in ("train", "val")
     ]
-    datasets += [
-        _nocs(f"nocs_{dataset}_{split}", "nocs", dataset, split, None)
-        for dataset, split in _NOCS_SPLITS
-    ]
+    for dataset, split in NOCS_SPLITS:
+        name = f"nocs_{dataset}_{split}"
+        datasets.append(_nocs(name, "nocs", dataset, split, None))
+        datasets.append(
+            _nocs(
+                f"{name}_spd", "nocs", dataset, split, None, labelled_only=True, mug_recenter=True
+            )
+        )
+    datasets += [_nocs_coco(split) for split in ("train", "val")]
+    datasets += [_habitat(split) for split in ("train", "val")]
     return datasets
 
 
-_NOCS_SPLITS = (("camera", "train"), ("camera", "val"), ("real", "train"), ("real", "test"))
+NOCS_SPLITS = (("camera", "train"), ("camera", "val"), ("real", "train"), ("real", "test"))
 
 
 def prepare_command(kind: str, preset: str) -> str:
@@ -98,7 +105,7 @@ def _tabletops(prefix: str, command: str) -> list[BuiltinDataset]:
     names = {"camera": prefix, "real": f"{prefix}_real"}
     return [
         _nocs(f"{names[dataset]}_{split}", prefix, dataset, split, command)
-        for dataset, split in _NOCS_SPLITS
+        for dataset, split in NOCS_SPLITS
     ]
 
 
@@ -130,22 +137,54 @@ def _load_scan2cad(json_file: str, folder: Path) -> Records:
     return scan2cad.load_scan2cad(folder / json_file, folder / "Images", folder / "Rendering")
 
 
-def _nocs(name: str, folder: str, dataset: str, split: str, command: str | None) -> BuiltinDataset:
+def _nocs(
+    name: str, folder: str, dataset: str, split: str, command: str | None, **options: bool
+) -> BuiltinDataset:
     return BuiltinDataset(
         name=name,
         folder=folder,
-        load=partial(nocs.load_nocs, dataset=dataset, split=split),
+        load=partial(nocs.load_nocs, dataset=dataset, split=split, **options),
         classes=nocs.CLASSES,
         first_id=1,
-        json_file=nocs.nocs_index_file("", dataset, split).as_posix(),
+        # The index lists all objects, so it does not belong to a part of them.
+        json_file=None if options else nocs.nocs_index_file("", dataset, split).as_posix(),
         image_root="",
         command=command,
         extra={
             "model_root": Path("obj_models"),
             "model_split": split,
+            "symmetries": nocs.SYMMETRIES,
             "symmetric_classes": nocs.SYMMETRIC_CLASSES,
             "handle_class": nocs.HANDLE_CLASS,
         },
+    )
+
+
+def _nocs_coco(split: str) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=f"nocs_coco_{split}",
+        folder="coco",
+        load=partial(nocs_coco.load_nocs_coco, split=split),
+        classes=nocs.CLASSES,
+        first_id=1,
+        json_file=None,
+        image_root=f"{split}2017",
+        command=None,
+        extra={"symmetries": nocs.SYMMETRIES},
+    )
+
+
+def _habitat(split: str) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=f"habitat_{split}",
+        folder="habitat",
+        load=partial(habitat.load_habitat, split=split),
+        classes=habitat.CLASSES,
+        first_id=1,
+        json_file=None,
+        image_root=split,
+        command=None,
+        extra={"symmetries": {}},
     )
 
 
@@ -192,10 +231,11 @@ def register_builtin(root: Path | None = None) -> None:
             key: str(folder / value) if isinstance(value, Path) else value
             for key, value in dataset.extra.items()
         }
+        if dataset.json_file is not None:
+            extra["json_file"] = str(folder / dataset.json_file)
         MetadataCatalog.get(dataset.name).set(
             thing_classes=list(dataset.classes),
             thing_dataset_id_to_contiguous_id=ids,
-            json_file=str(folder / dataset.json_file),
             image_root=str(folder / dataset.image_root),
             evaluator_type="coco",
             **extra,

@@ -3,9 +3,11 @@
 Layout below one root::
 
     {camera,real}/<split>/<folder>/<frame>_{color,mask,coord,depth}.png, <frame>_meta.txt
+    {camera,real}/<split>/<folder>/<frame>_label.pkl                  (optional)
     camera_full_depths/<split>/<folder>/<frame>_composed.png          (optional)
     obj_models/<split>/<synset>/<model>/bbox.txt                      (CAMERA)
     obj_models/real_<split>/<name>.txt                                (REAL)
+    obj_models/mug_meta.pkl                                           (where mugs are re-centred)
     gts/{val,real_test}/results_{val,real_test}_<folder>_<frame>.pkl  (optional)
     annotations/nocs_{camera,real}_<split>.json                       (made on first use)
 
@@ -27,12 +29,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
+from scipy.spatial.transform import Rotation
 
 from ..categories import NOCS_SYNSETS
 from ..coco_json import CocoFile, DatasetError, check_files, get_numbers, parse_coco, read_json
 from ..published_cameras import nocs_intrinsics
-from .nocs_frames import ModelExtents, NocsFrame, find_frames, frame_annotations
+from .nocs_frames import NocsFrame, find_frames
+from .nocs_models import MUG_META, ModelTable, read_mug_meta
+from .nocs_objects import frame_annotations
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +46,9 @@ CLASSES = tuple(NOCS_SYNSETS)
 """Class id 0 of the files is the background or a distractor; ``CLASSES[i]`` has the id i + 1."""
 
 SYMMETRIC_CLASSES = ("bottle", "bowl", "can")
+SYMMETRIES = {name: {"axis": "y", "order": "inf"} for name in SYMMETRIC_CLASSES}
+"""As ``roca_nocs.geometry.symmetry.class_rotations`` takes them."""
+
 HANDLE_CLASS = "mug"
 """Symmetric only where its handle is hidden."""
 
@@ -56,13 +65,24 @@ def load_nocs_real(root: str | os.PathLike[str], split: str) -> list[dict[str, A
     return load_nocs(root, "real", split)
 
 
-def load_nocs(root: str | os.PathLike[str], dataset: str, split: str) -> list[dict[str, Any]]:
+def load_nocs(
+    root: str | os.PathLike[str],
+    dataset: str,
+    split: str,
+    *,
+    labelled_only: bool = False,
+    mug_recenter: bool = False,
+) -> list[dict[str, Any]]:
     """Read one split of a NOCS dataset into detectron2 records.
 
     Args:
         root: folder that holds ``camera``, ``real``, ``obj_models`` and so on.
         dataset: ``"camera"`` or ``"real"``.
         split: name of the folder below it.
+        labelled_only: keep the objects of ``_label.pkl`` files only, and the images with any.
+        mug_recenter: put the origin of mugs on the axis of their body, as most methods since 2020
+            do: poses, extents and, through ``recentring`` (``shift`` (3,), ``scale``), the maps
+            that ``read_map`` returns. The official protocol does not.
 
     Returns:
         One dictionary per image: ``layout`` ("nocs"), ``file_name``, ``height``, ``width``,
@@ -73,7 +93,7 @@ def load_nocs(root: str | os.PathLike[str], dataset: str, split: str) -> list[di
         ``alignment_id`` (the object's value in the mask), ``model`` ({``catid_cad``,
         ``id_cad``}), ``extents`` (of the model with unit diagonal), ``sym``, ``annotation_id``,
         and, where poses are known, ``q`` (w, x, y, z), ``t`` (metres), ``s`` (the diagonal in
-        metres, three times), ``handle_visible``.
+        metres, three times), ``handle_visible``, ``labelled`` (in a label file).
 
     Raises:
         DatasetError: names the file, the record and the field.
@@ -95,6 +115,10 @@ def load_nocs(root: str | os.PathLike[str], dataset: str, split: str) -> list[di
     coco = _read_or_build_index(root, dataset, split, frames)
     has_full_depth = (root / f"{dataset}_full_depths" / split).is_dir()
     records = [_record(image, coco, root, dataset, has_full_depth) for image in coco.images]
+    if labelled_only:
+        records = _labelled(records, base)
+    if mug_recenter:
+        _recentre_mugs(records, root)
     if has_full_depth:
         paths = (record["depth_full_file_name"] for record in records)
         check_files(paths, "composed depth", str(root))
@@ -112,10 +136,13 @@ def build_nocs_index(frames: Sequence[NocsFrame]) -> dict[str, Any]:
     """Read masks, object lists and poses of all images into a COCO-style dictionary."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    extents = ModelExtents()
+    models = ModelTable()
+    problems: list[str] = []
     reported = time.monotonic()
     for frame in frames:
-        content = frame_annotations(frame, extents, len(CLASSES))
+        content = frame_annotations(frame, models, len(CLASSES))
+        if content["pose_problem"] is not None:
+            problems.append(content["pose_problem"])
         image_id = len(images) + 1
         images.append(
             {
@@ -132,6 +159,13 @@ def build_nocs_index(frames: Sequence[NocsFrame]) -> dict[str, Any]:
         if time.monotonic() - reported > _PROGRESS_SECONDS:
             reported = time.monotonic()
             logger.info("Read the masks of %d of %d images.", len(images), len(frames))
+    if problems:
+        logger.warning(
+            "The published poses of %d of %d images are not used, first: %s.",
+            len(problems),
+            len(frames),
+            problems[0],
+        )
     categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
     return {
         "info": {"description": "Objects of NOCS images, read from their masks"},
@@ -211,4 +245,44 @@ def _annotation(annotation: Mapping[str, Any], where: str) -> dict[str, Any]:
         for field, length in (("q", 4), ("t", 3), ("s", 3)):
             kept[field] = get_numbers(annotation, field, (length,), where)
         kept["handle_visible"] = annotation["handle_visible"]
+        kept["labelled"] = annotation.get("labelled", False)
     return kept
+
+
+def _labelled(records: Sequence[dict[str, Any]], base: Path) -> list[dict[str, Any]]:
+    """The images with objects of label files, and these objects."""
+    kept = []
+    for record in records:
+        annotations = [each for each in record["annotations"] if each.get("labelled")]
+        if annotations:
+            kept.append({**record, "annotations": annotations})
+    if not kept:
+        raise DatasetError(
+            f"{base} has no objects with label files. Write them with: python "
+            "datasets/prepare_nocs.py; where they exist, delete the index in annotations/."
+        )
+    return kept
+
+
+def _recentre_mugs(records: Sequence[dict[str, Any]], root: Path) -> None:
+    table = read_mug_meta(root)
+    for annotation in (each for record in records for each in record["annotations"]):
+        if CLASSES[annotation["category_id"]] != HANDLE_CLASS:
+            continue
+        model_id = annotation["model"]["id_cad"]
+        if model_id not in table:
+            raise DatasetError(f"{root / MUG_META} does not list the mug {model_id}.")
+        recentring = table[model_id]
+        annotation["recentring"] = {
+            "shift": recentring.shift.tolist(),
+            "scale": recentring.scale,
+        }
+        annotation["extents"] = recentring.extents(np.array(annotation["extents"])).tolist()
+        if "q" in annotation:
+            w, x, y, z = annotation["q"]
+            translation, scale = recentring.pose(
+                Rotation.from_quat([x, y, z, w]).as_matrix(),
+                np.array(annotation["t"]),
+                annotation["s"][0],
+            )
+            annotation["t"], annotation["s"] = translation.tolist(), [scale] * 3

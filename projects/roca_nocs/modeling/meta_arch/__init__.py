@@ -1,6 +1,8 @@
 """Whole models, registered in detectron2's META_ARCH registry."""
 
 from roca_nocs.modeling.meta_arch.align_detr import AlignDETR
+from roca_nocs.modeling.meta_arch.multiview_nocs import MultiViewNocsRCNN
+from roca_nocs.modeling.meta_arch.nocs_rcnn import NocsRCNN
 from roca_nocs.modeling.meta_arch.roca import ROCA
 
-__all__ = ["ROCA", "AlignDETR"]
+__all__ = ["ROCA", "AlignDETR", "MultiViewNocsRCNN", "NocsRCNN"]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from detectron2.layers import move_device_like
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
 
+from roca_nocs.layers.canvas import pad_maps
 from roca_nocs.modeling.roi_heads.roca_heads import SceneInputs
 from roca_nocs.structures import CadDatabase
 
@@ -160,8 +160,6 @@ class ROCA(GeneralizedRCNN):
         self, inputs: Sequence[dict[str, Any]], name: str, images: ImageList
     ) -> torch.Tensor:
         """Maps (H_i, W_i) as one batch (B, 1, H, W) on the canvas of the images."""
-        maps = [move_device_like(x[name], images.tensor) for x in inputs]
-        canvas = maps[0].new_zeros((len(maps), 1, *images.tensor.shape[-2:]))
-        for row, each in enumerate(maps):
-            canvas[row, 0, : each.shape[0], : each.shape[1]] = each
-        return canvas
+        maps = [x[name][None] for x in inputs]
+        size = tuple(images.tensor.shape[-2:])
+        return pad_maps(maps, 1, size, device=self.device, dtype=maps[0].dtype)
