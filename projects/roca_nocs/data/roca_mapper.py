@@ -34,6 +34,7 @@ class RocaMapper(SceneMapper):
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str = "RGB",
         scene_depth: bool = False,
+        maps: Sequence[str] = (),
         retrieval: str | None = None,
         datasets: str | Sequence[str] = (),
     ) -> None:
@@ -42,6 +43,7 @@ class RocaMapper(SceneMapper):
             is_train, augmentations, image_format: see :class:`SceneMapper`.
             scene_depth: ``depth`` is that of all that the image shows; by default that of the
                 annotated objects only, as published.
+            maps: further ones, see :class:`SceneMapper`.
             retrieval: ``"voxels"`` or ``"points"`` that retrieval learns from, ``None`` for none.
             datasets: registered names whose catalogues hold the models; used in training only.
 
@@ -53,7 +55,7 @@ class RocaMapper(SceneMapper):
             is_train,
             augmentations=augmentations,
             image_format=image_format,
-            maps=("depth_full" if scene_depth else "depth",),
+            maps=("depth_full" if scene_depth else "depth", *maps),
             poses=True,
         )
         self.retrieval = retrieval
@@ -62,10 +64,15 @@ class RocaMapper(SceneMapper):
             # Read before workers are forked, so that all share this copy.
             load_retrieval_targets(self._sources, retrieval)
 
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any]:
+        """See :class:`SceneMapper`; ``depth`` is there whatever it shows."""
+        result = super().__call__(record)
+        if self.is_train:
+            result["depth"] = result.pop(self.maps[0])
+        return result
+
     def _add_targets(self, result: dict[str, Any], record: dict[str, Any], scene: Any) -> None:
         super()._add_targets(result, record, scene)
-        (depth,) = self.maps
-        result["depth"] = result.pop(depth)
         if self.retrieval is None:
             return
         instances = result["instances"]

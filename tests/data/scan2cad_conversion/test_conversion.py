@@ -137,9 +137,7 @@ def test_back_projected_depth_lies_on_the_posed_models(
     """Through the mapper of the model: within 2 mm of the surface, and NOCs say where on it."""
     name = f"converted_{split}"
     MetadataCatalog.get(name).set(cad_folder=str(made / "Dataset"), cad_split=split)
-    mapper = RocaMapper(
-        True, augmentations=[], maps=("depth", "nocs"), retrieval="voxels", datasets=name
-    )
+    mapper = RocaMapper(True, augmentations=[], maps=("nocs",), retrieval="voxels", datasets=name)
     MetadataCatalog.pop(name)
     catalog = load_cad_catalog(made / "Dataset", split)
     checked = 0
