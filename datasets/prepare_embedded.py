@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Makes the embedded datasets: furnished rooms and table tops with exact 3D ground truth.
+"""Makes the embedded datasets: furnished rooms, table tops and streets with exact ground truth.
 
     python datasets/prepare_embedded.py --kind rooms --preset demo
+    python datasets/prepare_embedded.py --kind street --preset demo
     python datasets/prepare_embedded.py --kind tabletop --train 400 --val 100 --size 320x240
     python datasets/prepare_embedded.py --kind rooms --preset demo --verify
 

@@ -38,12 +38,23 @@ NAMES = {
     "nocs_camera_train_spd",
     "nocs_real_test_spd",
     "nocs_coco_train",
+    "street_train",
+    "street_tiny_val",
+    "street_omni3d_train",
+    "street_full_omni3d_val",
+    "kitti_train",
+    "kitti_val",
+    "kitti_trainval",
+    "kitti_test",
+    "a2d2_train",
+    "omni3d_sunrgbd_train",
+    "omni3d_kitti_test",
 }
 
 
 def test_names_are_registered_once() -> None:
     names = [dataset.name for dataset in builtin_datasets()]
-    assert len(names) == len(set(names)) == 35
+    assert len(names) == len(set(names)) == 71
     assert set(names) >= NAMES
     assert set(DatasetCatalog.list()) >= set(names)
 
@@ -71,6 +82,16 @@ def test_metadata_is_there_without_files() -> None:
     assert real.thing_dataset_id_to_contiguous_id == {i + 1: i for i in range(6)}
     assert real.json_file == str(dataset_root() / "nocs/annotations/nocs_real_test.json")
     assert real.model_split == "test"
+    kitti = MetadataCatalog.get("kitti_test")
+    assert kitti.thing_classes == ["Car", "Pedestrian", "Cyclist"]
+    assert kitti.evaluator_type == "kitti" and kitti.get("json_file") is None
+    assert kitti.image_root == str(dataset_root() / "kitti/testing/image_2")
+    assert len(MetadataCatalog.get("omni3d_sunrgbd_train").thing_classes) == 38
+    assert MetadataCatalog.get("street_omni3d_val").thing_classes == [
+        "car",
+        "pedestrian",
+        "cyclist",
+    ]
     assert real.symmetric_classes == ("bottle", "bowl", "can") and real.handle_class == "mug"
 
 
@@ -105,6 +126,9 @@ def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tabletop_tiny_real_test", "--kind tabletop --preset tiny"),
         ("scan2cad_train", r"see datasets/README\.md"),
         ("nocs_camera_val", r"see datasets/README\.md"),
+        ("street_val", "--kind street --preset demo"),
+        ("kitti_train", r"see datasets/README\.md"),
+        ("omni3d_nuscenes_val", r"see datasets/README\.md"),
     ],
 )
 def test_missing_folder_says_what_to_do(
@@ -128,7 +152,8 @@ def test_embedded_names_load(embedded_names: Path, name: str) -> None:
     records = get_detection_dataset_dicts(name, filter_empty="train" in name)
     assert len(records) >= 9
     metadata = MetadataCatalog.get(name)
-    assert Path(metadata.json_file).is_file()
+    if (json_file := metadata.get("json_file")) is not None:
+        assert Path(json_file).is_file()
     assert all(Path(record["file_name"]).is_relative_to(embedded_names) for record in records)
 
 
@@ -157,6 +182,8 @@ def test_real_names_read_the_same_layout(embedded_root: Path, tmp_path: Path) ->
         ("rooms", "Images/tasks/scannet_frames_25k/scene0000_00/color/000000.jpg"),
         ("rooms", "Dataset/scan2cad_instances_val.json"),
         ("tabletop", "camera/train/00000/0000_mask.png"),
+        ("street", "training/label_2/000000.txt"),
+        ("street", "Omni3D/street_val.json"),
     ],
 )
 def test_damage_is_noticed_at_load(

@@ -36,13 +36,13 @@ def folder(tmp_path: Path) -> Path:
     past = time.time() - 100
     for name in writer.files:
         os.utime(tmp_path / name, (past, past))
-    Manifest(ARGUMENTS, writer.files, "1", source_hash()).save(tmp_path)
+    Manifest(ARGUMENTS, writer.files, "1", source_hash("rooms")).save(tmp_path)
     return tmp_path
 
 
 def test_round_trip(folder: Path) -> None:
     read = check_dataset(folder, REPAIR, contents=True)
-    assert read.arguments == ARGUMENTS and read.source == source_hash()
+    assert read.arguments == ARGUMENTS and read.source == source_hash("rooms")
     assert sorted(read.files) == ["a/1.png", "a/2.png", "b.json"]
     assert read.files["b.json"] == (17, content_hash(b"content of b.json"))
     assert check_dataset(folder, REPAIR) == read
@@ -135,7 +135,7 @@ def test_other_generator_is_reported(
 ) -> None:
     check_dataset(folder, REPAIR)
     assert not caplog.records
-    monkeypatch.setattr(manifest_module, "source_hash", lambda: "other")
+    monkeypatch.setattr(manifest_module, "source_hash", lambda kind: "other")
     check_dataset(folder, REPAIR)
     assert "was made by other source code of the generator" in caplog.text
 

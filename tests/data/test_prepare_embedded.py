@@ -24,6 +24,7 @@ from roca_nocs.data.synthetic.generate import (
 from roca_nocs.data.synthetic.manifest import MANIFEST_NAME, FileWriter, check_dataset
 from roca_nocs.data.synthetic.models import CATEGORIES
 from roca_nocs.data.synthetic.presets import (
+    KINDS,
     PRESETS,
     DatasetArguments,
     folder_name,
@@ -189,7 +190,7 @@ def test_changed_generator_makes_everything_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(generate_module, "source_hash", lambda: "newer")
+    monkeypatch.setattr(generate_module, "source_hash", lambda kind: "newer")
     generate(rooms, ROOMS, progress=False)
     assert tasks_run == [task.key for task in plan_tasks(ROOMS)]
     assert "the generator has changed since" in caplog.text
@@ -230,7 +231,7 @@ def test_full_disk_is_told_before_the_work(
 
 
 def test_estimate_covers_the_tiny_sets(embedded_root: Path) -> None:
-    for kind in ("rooms", "tabletop"):
+    for kind in KINDS:
         arguments = preset_arguments(kind, "tiny")
         manifest = check_dataset(embedded_root / f"{kind}_tiny", "-")
         used = sum(size for size, _ in manifest.files.values())
@@ -255,7 +256,7 @@ def test_failure_names_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "street"}, "Unknown kind 'street'; the kinds are rooms, tabletop"),
+        ({"kind": "ocean"}, "Unknown kind 'ocean'; the kinds are rooms, tabletop, street"),
         ({"train": -1}, "train is -1"),
         ({"train": 0, "val": 0}, "nothing to make"),
         ({"width": 16}, "16x48; each side needs at least 32"),
@@ -275,6 +276,9 @@ def test_presets_differ_in_numbers_only() -> None:
         assert (demo.train, demo.val, demo.size) == (2400, 200, (120, 160))
         assert (full.train, full.val, full.size) == (2400, 200, (360, 480))
         assert (demo.seed, demo.kind) == (full.seed, full.kind) == (0, kind)
+    demo, full = preset_arguments("street", "demo"), preset_arguments("street", "full")
+    assert (demo.train, demo.val, demo.size) == (1200, 200, (112, 384))
+    assert (full.train, full.val, full.size) == (1200, 200, (336, 1152))
     assert folder_name("rooms", "demo") == "rooms"
     assert folder_name("tabletop", "tiny") == "tabletop_tiny"
     with pytest.raises(ValueError, match="Unknown preset 'huge'; the presets are tiny, demo, full"):

@@ -10,6 +10,8 @@ _NOCS = {
     "camera": ((577.5, 577.5, 319.5, 239.5), (480, 640)),
     "real": ((591.0125, 590.16775, 322.525, 244.11084), (480, 640)),
 }
+KITTI_SIZE = (375, 1242)
+"""Height and width of KITTI's images (most of them)."""
 
 
 def scannet_intrinsics(size: tuple[int, int]) -> np.ndarray:
@@ -37,6 +39,24 @@ def nocs_intrinsics(size: tuple[int, int], dataset: str = "camera") -> np.ndarra
     if dataset not in _NOCS:
         raise ValueError(f"dataset is {dataset!r}; expected one of {', '.join(_NOCS)}")
     return _scaled(*_NOCS[dataset], size)
+
+
+def kitti_intrinsics(
+    size: tuple[int, int],
+    focal: float = 721.5377,
+    centre: tuple[float, float] = (609.5593, 172.854),
+) -> np.ndarray:
+    """A camera of KITTI's 1242x375 images at another resolution.
+
+    Args:
+        size: (height, width); other aspect ratios are centre crops.
+        focal: focal length in pixels of the original size; the default is that of most drives.
+        centre: principal point in pixels of the original size.
+
+    Returns:
+        (3, 3) float64, pixel centres at integer coordinates.
+    """
+    return _scaled((focal, focal, *centre), KITTI_SIZE, size)
 
 
 def _scaled(

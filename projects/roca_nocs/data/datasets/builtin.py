@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..coco_json import DatasetError
 from ..synthetic.manifest import check_dataset
 from ..synthetic.presets import KINDS, PRESETS, folder_name
-from . import habitat, nocs, nocs_coco, scan2cad
+from . import a2d2, habitat, kitti, nocs, nocs_coco, omni3d, scan2cad
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
@@ -40,6 +40,7 @@ class BuiltinDataset:
         image_root: folder of the image names in it, relative to the folder.
         command: that makes an embedded dataset, whose manifest tells whether it is complete;
             ``None`` for a published one.
+        evaluator_type: ``"coco"``, ``"kitti"`` or ``"omni3d"``, for tools that choose by it.
         extra: further metadata; values of type ``Path`` are relative to the folder.
     """
 
@@ -51,6 +52,7 @@ class BuiltinDataset:
     json_file: str | None
     image_root: str
     command: str | None
+    evaluator_type: str = "coco"
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,7 +68,7 @@ def builtin_datasets() -> list[BuiltinDataset]:
         for kind in KINDS:
             prefix = folder_name(kind, preset)
             command = prepare_command(kind, preset)
-            make = _rooms if kind == "rooms" else _tabletops
+            make = {"rooms": _rooms, "tabletop": _tabletops, "street": _streets}[kind]
             datasets += make(prefix, command)
     datasets += [
         _scan2cad(f"scan2cad_{split}", "scan2cad", split, split, None) for split in ("train", "val")
@@ -81,6 +83,16 @@ def builtin_datasets() -> list[BuiltinDataset]:
         )
     datasets += [_nocs_coco(split) for split in ("train", "val")]
     datasets += [_habitat(split) for split in ("train", "val")]
+    datasets += [
+        _kitti(f"kitti_{split}", "kitti", split, None)
+        for split in ("train", "val", "trainval", "test")
+    ]
+    datasets += [_a2d2(split) for split in ("train", "val")]
+    datasets += [
+        _omni3d(f"omni3d_{name.lower()}_{split}", "Omni3D", f"{name}_{split}.json", classes)
+        for name, classes in omni3d.DATASETS.items()
+        for split in ("train", "val", "test")
+    ]
     return datasets
 
 
@@ -106,6 +118,24 @@ def _tabletops(prefix: str, command: str) -> list[BuiltinDataset]:
     return [
         _nocs(f"{names[dataset]}_{split}", prefix, dataset, split, command)
         for dataset, split in NOCS_SPLITS
+    ]
+
+
+def _streets(prefix: str, command: str) -> list[BuiltinDataset]:
+    splits = ("train", "val")
+    return [
+        *(_kitti(f"{prefix}_{split}", prefix, split, command) for split in splits),
+        *(
+            _omni3d(
+                f"{prefix}_omni3d_{split}",
+                prefix,
+                f"Omni3D/street_{split}.json",
+                tuple(name.lower() for name in kitti.CLASSES),
+                image_root="",
+                command=command,
+            )
+            for split in splits
+        ),
     ]
 
 
@@ -188,6 +218,67 @@ def _habitat(split: str) -> BuiltinDataset:
     )
 
 
+def _kitti(name: str, folder: str, split: str, command: str | None) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=name,
+        folder=folder,
+        load=partial(kitti.load_kitti, split=split),
+        classes=kitti.CLASSES,
+        first_id=0,
+        json_file=None,
+        image_root="testing/image_2" if split == "test" else "training/image_2",
+        command=command,
+        evaluator_type="kitti",
+    )
+
+
+def _a2d2(split: str) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=f"a2d2_{split}",
+        folder="a2d2",
+        load=partial(a2d2.load_a2d2, split=split),
+        classes=a2d2.CLASSES,
+        first_id=0,
+        json_file=None,
+        image_root="camera_lidar_semantic_bboxes",
+        command=None,
+        evaluator_type="omni3d",
+    )
+
+
+def _omni3d(
+    name: str,
+    folder: str,
+    json_file: str,
+    classes: tuple[str, ...],
+    # The published files lie in a folder beside the images of the datasets that they annotate.
+    image_root: str = "..",
+    command: str | None = None,
+) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=name,
+        folder=folder,
+        load=partial(_load_omni3d, json_file, image_root, classes, name.endswith("_train")),
+        classes=classes,
+        first_id=0,
+        json_file=None,
+        image_root=image_root,
+        command=command,
+        evaluator_type="omni3d",
+    )
+
+
+def _load_omni3d(
+    json_file: str, image_root: str, classes: tuple[str, ...], is_train: bool, folder: Path
+) -> Records:
+    return omni3d.load_omni3d(
+        folder / json_file,
+        os.path.normpath(folder / image_root),
+        is_train=is_train,
+        classes=classes,
+    )
+
+
 def load_builtin(dataset: BuiltinDataset, root: Path) -> Records:
     """Read a named dataset below a root.
 
@@ -237,6 +328,6 @@ def register_builtin(root: Path | None = None) -> None:
             thing_classes=list(dataset.classes),
             thing_dataset_id_to_contiguous_id=ids,
             image_root=str(folder / dataset.image_root),
-            evaluator_type="coco",
+            evaluator_type=dataset.evaluator_type,
             **extra,
         )

@@ -1,10 +1,10 @@
 """Makes an embedded dataset: plans, runs in parallel, resumes, repairs.
 
-The work is a list of tasks, each of which writes its own files: a CAD model, a room, or a folder of
-ten tabletop images. A journal gets one line per finished task, with the sizes and hashes of its
-files. A later run keeps every task whose files are still as the journal says, so an interrupted run
-is resumed and a damaged one repaired by the same command. What a task writes depends on the
-arguments only, never on other tasks or on the number of workers.
+The work is a list of tasks, each of which writes its own files: a CAD model, a room, a folder of
+ten tabletop images, or ten street images. A journal gets one line per finished task, with the sizes
+and hashes of its files. A later run keeps every task whose files are still as the journal says, so
+an interrupted run is resumed and a damaged one repaired by the same command. What a task writes
+depends on the arguments only, never on other tasks or on the number of workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ..coco_json import DatasetError
 from ..process_pool import locked, worker_pool
-from . import write_rooms, write_tabletop
+from . import write_rooms, write_street, write_tabletop
 from .manifest import (
     GENERATOR_VERSION,
     MANIFEST_NAME,
@@ -35,13 +35,13 @@ from .manifest import (
     source_hash,
 )
 from .models import CATEGORIES, TRAIN_VARIANTS, UNSEEN_VARIANTS, build_model
-from .presets import FRAMES_PER_FOLDER, VIEWS_PER_ROOM, DatasetArguments
+from .presets import IMAGES_PER_TASK, DatasetArguments
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_NAME = "generation.jsonl"
 
-_BYTES_PER_PIXEL = {"rooms": 3.5, "tabletop": 4.5}
+_BYTES_PER_PIXEL = {"rooms": 3.5, "tabletop": 4.5, "street": 2.3}
 _BYTES_OF_MODELS = 30e6
 
 
@@ -64,9 +64,10 @@ class Task:
 def plan_tasks(arguments: DatasetArguments) -> list[Task]:
     """All tasks of a dataset, in the order of its files."""
     variants = (*TRAIN_VARIANTS, *UNSEEN_VARIANTS)
-    categories = CATEGORIES[arguments.kind]
+    # KITTI's layout has no models.
+    categories = () if arguments.kind == "street" else CATEGORIES[arguments.kind]
     tasks = [Task("models", category, v, 0) for category in categories for v in variants]
-    per_task = VIEWS_PER_ROOM if arguments.kind == "rooms" else FRAMES_PER_FOLDER
+    per_task = IMAGES_PER_TASK[arguments.kind]
     for split, images in arguments.images_of_split().items():
         for index in range(math.ceil(images / per_task)):
             tasks.append(Task(split, "", index, min(per_task, images - index * per_task)))
@@ -86,9 +87,11 @@ def run_task(root: str, arguments: DatasetArguments, task: Task) -> dict[str, An
                 train = task.index in TRAIN_VARIANTS
                 write_tabletop.write_camera_model(writer, model, train)
         else:
-            write = (
-                write_rooms.write_room if arguments.kind == "rooms" else write_tabletop.write_folder
-            )
+            write = {
+                "rooms": write_rooms.write_room,
+                "tabletop": write_tabletop.write_folder,
+                "street": write_street.write_images,
+            }[arguments.kind]
             content = write(writer, arguments, task.group, task.index, task.num_images)
     except Exception as error:
         error.add_note(f"while making {task.key} of {arguments}")
@@ -151,7 +154,7 @@ def generate(
         for name in known_files - files.keys():
             (root / name).unlink(missing_ok=True)
         _start_journal(root, arguments, ordered)
-        manifest = Manifest(arguments, files, GENERATOR_VERSION, source_hash())
+        manifest = Manifest(arguments, files, GENERATOR_VERSION, source_hash(arguments.kind))
         manifest.save(root)
     return manifest
 
@@ -172,7 +175,7 @@ def _header(arguments: DatasetArguments) -> dict[str, Any]:
         "width": arguments.width,
         "height": arguments.height,
         "seed": arguments.seed,
-        "source": source_hash(),
+        "source": source_hash(arguments.kind),
     }
 
 
@@ -305,6 +308,8 @@ def _finish(
             for split, variants in write_rooms.CATALOG_SPLITS.items()
         }
         write_rooms.write_room_catalogs(writer, models)
+    elif arguments.kind == "street":
+        write_street.write_street_annotations(writer, contents)
     else:
         variants = (*TRAIN_VARIANTS, *UNSEEN_VARIANTS)
         mugs = [build_model(write_tabletop.HANDLE_CLASS, variant) for variant in variants]

@@ -25,6 +25,21 @@ logger = logging.getLogger(__name__)
 GENERATOR_VERSION = "2"
 MANIFEST_NAME = "manifest.json"
 
+_SOURCES_OF_ONE_KIND = {
+    "write_rooms.py": "rooms",
+    "tabletop.py": "tabletop",
+    "write_tabletop.py": "tabletop",
+    "vessels.py": "tabletop",
+    "street.py": "street",
+    "roads.py": "street",
+    "write_street.py": "street",
+    "cars.py": "street",
+    "people.py": "street",
+    "kitti_files.py": "street",
+    "box3d_records.py": "street",
+}
+"""Source files that only one kind of dataset depends on; all others belong to every kind."""
+
 FileTable = dict[str, tuple[int, str]]
 """Path relative to the dataset folder -> (size in bytes, hash)."""
 
@@ -94,13 +109,21 @@ def data_hash(files: Mapping[str, tuple[int, str]]) -> str:
 
 
 @cache
-def source_hash() -> str:
-    """Hash over the source files that decide what is generated, read once per process."""
+def source_hash(kind: str) -> str:
+    """Hash over the source files that decide what a kind of dataset holds, read once per process.
+
+    Work on one kind leaves the folders of the others valid.
+    """
     package = Path(__file__).parent
     sources = sorted(package.rglob("*.py"))
     sources.append(package.parent / "cad_catalog.py")
+    sources += (
+        package.parent / "datasets" / name for name in ("box3d_records.py", "kitti_files.py")
+    )
     digest = hashlib.blake2b(digest_size=16)
     for path in sources:
+        if _SOURCES_OF_ONE_KIND.get(path.name, kind) != kind:
+            continue
         digest.update(path.name.encode("utf-8") + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -195,7 +218,7 @@ def check_dataset(root: str | os.PathLike[str], repair: str, *, contents: bool =
             f"{root / name} {problem}{others}. Only the damaged scenes are made again by: "
             f"{manifest.arguments.command(str(root))}"
         )
-    if manifest.source != source_hash():
+    if manifest.source != source_hash(manifest.arguments.kind):
         logger.warning(
             "%s was made by other source code of the generator than the present one. It is used as "
             "it is; make it again with: %s",

@@ -26,6 +26,20 @@ _BASES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "seat": ((60, 62, 68), (172, 128, 82), (142, 48, 44), (56, 84, 130), (206, 200, 190)),
     "bin": ((70, 72, 76), (150, 154, 158), (52, 84, 132), (60, 104, 74), (206, 206, 202)),
     "shade": ((236, 226, 200), (224, 210, 180)),
+    "paint": (
+        (226, 228, 230),
+        (40, 42, 46),
+        (120, 124, 130),
+        (176, 180, 186),
+        (158, 34, 34),
+        (38, 66, 130),
+        (52, 92, 62),
+        (206, 178, 92),
+    ),
+    "lamp": ((245, 244, 230), (232, 236, 245)),
+    "tail lamp": ((176, 18, 20), (200, 30, 24)),
+    "skin": ((226, 182, 150), (198, 146, 112), (138, 92, 66), (92, 62, 46)),
+    "hair": ((44, 34, 28), (92, 62, 36), (168, 132, 84), (150, 148, 146)),
 }
 
 _TEXTURES: dict[str, tuple[str, ...]] = {
@@ -39,6 +53,8 @@ _TEXTURES: dict[str, tuple[str, ...]] = {
     "bin": ("none", "none", "speckle"),
     "glaze": ("none", "none", "stripes", "speckle"),
     "print": ("none", "stripes", "speckle"),
+    "jacket": ("none", "none", "stripes"),
+    "trousers": ("none",),
 }
 
 # Role of each part; "*" stands for the parts that are not listed.
@@ -76,6 +92,42 @@ _ROLES: dict[str, dict[str, str]] = {
     "floor_lamp": {"shade": "shade", "*": "metal"},
     "plant": {"leaf": "leaf", "*": "glaze"},
     "tissue_box": {"tissue": "paper", "*": "print"},
+    "car": {
+        "wheel": "dark",
+        "bumper": "dark",
+        "grille": "dark",
+        "mirror": "dark",
+        "rail": "metal",
+        "rim": "metal",
+        "window": "glass",
+        "headlight": "lamp",
+        "tail_light": "tail lamp",
+        "plate": "paper",
+        "sign": "shade",
+        "*": "paint",
+    },
+    "pedestrian": {
+        "skin": "skin",
+        "hair": "hair",
+        "jacket": "jacket",
+        "trousers": "trousers",
+        "shoe": "dark",
+        "*": "accent",
+    },
+    "cyclist": {
+        "skin": "skin",
+        "hair": "hair",
+        "jacket": "jacket",
+        "trousers": "trousers",
+        "shoe": "dark",
+        "tyre": "dark",
+        "saddle": "dark",
+        "metal": "metal",
+        "frame": "paint",
+        "headlight": "lamp",
+        "tail_light": "tail lamp",
+        "*": "accent",
+    },
 }
 
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 
-KINDS = ("rooms", "tabletop")
+KINDS = ("rooms", "tabletop", "street")
 VIEWS_PER_ROOM = 2
 FRAMES_PER_FOLDER = 10
+IMAGES_PER_TASK = {"rooms": VIEWS_PER_ROOM, "tabletop": FRAMES_PER_FOLDER, "street": 10}
+"""What one process makes at a time."""
+
 REAL_TRAIN_SHARE = 4  # one image of real/train for this many of camera/train
 
 
@@ -20,7 +23,7 @@ class DatasetArguments:
     """Everything that decides the content of a generated dataset.
 
     Attributes:
-        kind: ``"rooms"`` or ``"tabletop"``.
+        kind: ``"rooms"``, ``"tabletop"`` or ``"street"``.
         train: training images; of tabletops, those of ``camera/train`` (``real/train``: a quarter).
         val: validation images, for each validation split (rooms: unseen and seen CAD models;
             tabletops: ``camera/val`` and ``real/test``).
@@ -62,6 +65,8 @@ class DatasetArguments:
         """Number of images of each split, in the order of generation."""
         if self.kind == "rooms":
             return {"train": self.train, "val": self.val, "val_seen": self.val}
+        if self.kind == "street":
+            return {"train": self.train, "val": self.val}
         return {
             "camera/train": self.train,
             "camera/val": self.val,
@@ -87,6 +92,11 @@ _NUMBERS = {
     "demo": {"train": 2400, "val": 200, "width": 160, "height": 120},
     "full": {"train": 2400, "val": 200, "width": 480, "height": 360},
 }
+_STREET_NUMBERS = {
+    "tiny": {"train": 24, "val": 12, "width": 320, "height": 96},
+    "demo": {"train": 1200, "val": 200, "width": 384, "height": 112},
+    "full": {"train": 1200, "val": 200, "width": 1152, "height": 336},
+}
 PRESETS = tuple(_NUMBERS)
 
 
@@ -94,7 +104,8 @@ def preset_arguments(kind: str, preset: str) -> DatasetArguments:
     """The arguments of a preset (``tiny``, ``demo`` or ``full``) of a kind."""
     if preset not in _NUMBERS:
         raise ValueError(f"Unknown preset {preset!r}; the presets are {', '.join(PRESETS)}.")
-    return DatasetArguments(kind=kind, **_NUMBERS[preset])
+    numbers = _STREET_NUMBERS if kind == "street" else _NUMBERS
+    return DatasetArguments(kind=kind, **numbers[preset])
 
 
 def folder_name(kind: str, preset: str) -> str:

@@ -57,6 +57,20 @@ def _tiles(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return np.where(joint, np.float32(0.82), factor)
 
 
+def _asphalt(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    fine = _noise(np.floor(x * np.float32(9.0)), np.floor(y * np.float32(9.0)))
+    coarse = _noise(np.floor(x * np.float32(0.7)), np.floor(y * np.float32(0.3)))
+    return np.float32(0.92) + np.float32(0.06) * fine + np.float32(0.1) * coarse
+
+
+def _facade(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    along, up = (x + y) * np.float32(0.4), z * np.float32(0.33)
+    column, storey = np.floor(along), np.floor(up)
+    glass = (np.abs(along - column - 0.5) < 0.26) & (np.abs(up - storey - 0.55) < 0.27)
+    pane = np.float32(0.35) + np.float32(0.35) * _noise(column, storey)
+    return np.where(glass, pane, np.float32(1.0))
+
+
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "wood": _wood,
     "stripes": _stripes,
@@ -64,6 +78,8 @@ TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
     "carpet": _carpet,
     "planks": _planks,
     "tiles": _tiles,
+    "asphalt": _asphalt,
+    "facade": _facade,
 }
 """Factor around 1 for float32 coordinates (N,) each. The floor textures ignore z. Plain materials
 carry the name ``"none"``, which has no function."""

@@ -11,7 +11,7 @@ from ..symmetry import rotational_symmetry
 from ..types import CadModel
 
 CATALOG_IDS = SCAN2CAD_SYNSETS | NOCS_SYNSETS
-"""ShapeNet synset of each annotated class; everything else is a distractor, ``"00000000"``."""
+"""ShapeNet synset of the classes that have CAD models on disk; all others are ``"00000000"``."""
 
 
 class ModelBuilder:
