@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .convert_cube_rcnn import rename_cube_rcnn
 from .convert_nocs import rename_ganocs, rename_official
 from .published_files import ConversionError, read_arrays, read_state
 
@@ -90,6 +91,11 @@ CONVERSIONS = {
         read=read_arrays,
         rename=rename_official,
         partial=True,
+    ),
+    "cube_rcnn": Conversion(
+        description="cubercnn_Res34_FPN.pth of Cube R-CNN (Omni3D; --config sets the classes)",
+        config="configs/mono3d/omni3d_indoor_cube_rcnn_r34.py",
+        rename=rename_cube_rcnn,
     ),
 }
 

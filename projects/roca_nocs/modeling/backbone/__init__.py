@@ -1,0 +1,1 @@
+"""Backbones beyond those of detectron2."""

@@ -1,0 +1,166 @@
+"""A region-based detector that also predicts metric 3D boxes from single images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+
+__all__ = ["Mono3DRCNN"]
+
+logger = logging.getLogger(__name__)
+
+# Of the height of the image, where the camera is unknown.
+_NOMINAL_FOCAL = 2.0
+
+
+@META_ARCH_REGISTRY.register()
+class Mono3DRCNN(GeneralizedRCNN):
+    """Monocular 3D boxes: a ``GeneralizedRCNN`` of a ``PaddedRPN`` and ``Mono3DROIHeads``.
+
+    Each input holds ``image`` (3, H, W) and ``projection`` (3, 4) or ``intrinsics`` (3, 3), from
+    the camera frame (x right, y down, z forward, metres) to pixels of ``image``. In training it
+    also holds ``instances`` and optionally ``ignore_boxes``, as
+    ``roca_nocs.data.mono3d_mapper.Mono3DMapper`` makes them, and optionally ``known_classes``, ids
+    of the classes that are annotated in the image: where a dataset knows only some, nothing is
+    learned about the others.
+
+    An input without a camera is an error in training. At inference a focal length of twice the
+    height of the image and a principal point at its centre stand in, and a warning says so: depths
+    then are right up to a factor.
+
+    Training returns the losses. Inference returns, per image, ``instances`` at the record's
+    ``height`` and ``width``: ``pred_boxes``, ``pred_classes``, ``scores`` (of the 3D box),
+    ``scores_full`` (N, C), the probabilities of the classes, ``pred_center_2D`` (N, 2), pixels, the
+    projected centre, and, in metres and radians of the camera frame, ``pred_center_cam`` (N, 3),
+    ``pred_dimensions`` (N, 3) (W, H, L), ``pred_R`` (N, 3, 3) object to camera,
+    ``pred_rotation_y`` and ``pred_alpha`` (N,), ``pred_box3d`` (N, 8, 3) corners.
+    """
+
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
+        """See the class.
+
+        Raises:
+            ValueError: an input of the training has no camera or no ``instances``.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        for index, record in enumerate(batched_inputs):
+            if "instances" not in record:
+                raise ValueError(f"{_describe(record, index)} has no instances to train on")
+        images = self.preprocess_image(batched_inputs)
+        projections = self._projections(batched_inputs, images.image_sizes)
+        targets = [x["instances"].to(self.device) for x in batched_inputs]
+        ignore_boxes = [
+            x.get("ignore_boxes", torch.zeros(0, 4)).to(self.device) for x in batched_inputs
+        ]
+        features = self.backbone(images.tensor)
+        proposals, losses = self.proposal_generator(images, features, targets, ignore_boxes)
+        _, head_losses = self.roi_heads(
+            images,
+            features,
+            proposals,
+            targets,
+            projections=projections,
+            ignore_boxes=ignore_boxes,
+            known_classes=self._known_classes(batched_inputs),
+        )
+        return {**head_losses, **losses}
+
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> list[dict[str, Instances]] | list[Instances]:
+        """Detect objects in three dimensions.
+
+        Args:
+            batched_inputs: see the class.
+            detected_instances: per image ``pred_boxes``, ``pred_classes`` and ``scores`` in pixels
+                of ``image``; then only the 3D boxes are predicted.
+            do_postprocess: bring boxes and projected centres to the size of the record.
+        """
+        images = self.preprocess_image(batched_inputs)
+        projections = self._projections(batched_inputs, images.image_sizes)
+        features = self.backbone(images.tensor)
+        if detected_instances is None:
+            proposals, _ = self.proposal_generator(images, features, None)
+            results, _ = self.roi_heads(images, features, proposals, projections=projections)
+        else:
+            given = [x.to(self.device) for x in detected_instances]
+            results = self.roi_heads.predict_boxes3d(features, given, projections)
+        if not do_postprocess:
+            return results
+        return [
+            {"instances": _at_output_size(each, record)}
+            for each, record in zip(results, batched_inputs, strict=True)
+        ]
+
+    def _known_classes(self, inputs: Sequence[dict[str, Any]]) -> torch.Tensor | None:
+        """(B, C) bool, or None where all classes are annotated in all images."""
+        if not any("known_classes" in record for record in inputs):
+            return None
+        known = torch.zeros(len(inputs), self.roi_heads.num_classes, dtype=torch.bool)
+        for row, record in zip(known, inputs, strict=True):
+            row[record.get("known_classes", slice(None))] = True
+        return known.to(self.device)
+
+    def _projections(
+        self, inputs: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """(B, 3, 4) float32, from the camera frame to pixels of the images."""
+        rows = []
+        for index, (record, size) in enumerate(zip(inputs, image_sizes, strict=True)):
+            given = record.get("projection")
+            given = record.get("intrinsics") if given is None else given
+            if given is None:
+                if self.training:
+                    raise ValueError(
+                        f"{_describe(record, index)} has neither 'projection' (3x4) nor "
+                        "'intrinsics' (3x3), which training needs"
+                    )
+                given = _nominal_intrinsics(size)
+                logger.warning(
+                    "%s has no camera: a focal length of %g pixels is assumed, so that depths and "
+                    "sizes are right up to a factor",
+                    _describe(record, index),
+                    given[0, 0],
+                )
+            matrix = torch.as_tensor(given, dtype=torch.float32)
+            if matrix.shape == (3, 3):
+                matrix = torch.cat([matrix, matrix.new_zeros(3, 1)], dim=1)
+            if matrix.shape != (3, 4):
+                raise ValueError(
+                    f"{_describe(record, index)}: its camera has the shape {tuple(matrix.shape)}; "
+                    "expected 'projection' (3, 4) or 'intrinsics' (3, 3)"
+                )
+            rows.append(matrix)
+        return torch.stack(rows).to(self.device)
+
+
+def _describe(record: dict[str, Any], index: int) -> str:
+    return f"input {index} ({record.get('file_name', 'no file_name')})"
+
+
+def _nominal_intrinsics(size: tuple[int, int]) -> torch.Tensor:
+    """(3, 3) of an unknown camera, as the demo of Cube R-CNN assumes it."""
+    height, width = size
+    focal = _NOMINAL_FOCAL * height
+    return torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def _at_output_size(instances: Instances, record: dict[str, Any]) -> Instances:
+    """Boxes and projected centres in pixels of the record; all else is metric."""
+    height, width = instances.image_size
+    new_height, new_width = record.get("height", height), record.get("width", width)
+    scale = instances.pred_center_2D.new_tensor([new_width / width, new_height / height])
+    instances.pred_center_2D = instances.pred_center_2D * scale
+    return detector_postprocess(instances, new_height, new_width)
