@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from roca_nocs.layers import transformer
 from roca_nocs.layers.neck import ChannelMapper
 from roca_nocs.layers.position import PositionEmbeddingSine, sine_box_embedding
 from roca_nocs.layers.transformer import DetrMLP, FeedForward, SelfAttention
@@ -64,7 +65,7 @@ def test_odd_numbers_of_channels(count: int) -> None:
         sine_box_embedding(torch.zeros(4), count)
 
 
-def test_perceptrons() -> None:
+def test_perceptrons(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5, 6)
     mlp = DetrMLP(6, 7, 3, 3)
@@ -74,6 +75,10 @@ def test_perceptrons() -> None:
     ffn = FeedForward(6, 9)
     expected = x + ffn.layers[1](ffn.layers[0][0](x).relu())
     torch.testing.assert_close(ffn(x), expected)
+    monkeypatch.setattr(transformer, "_PIECE", 4)
+    with torch.no_grad():
+        torch.testing.assert_close(ffn(x), expected)
+        assert ffn(x[:, :0]).shape == (2, 0, 6)
 
 
 def test_self_attention() -> None:

@@ -277,17 +277,27 @@ class MultiScaleDeformableAttention(nn.Module):
             values = values.masked_fill(key_padding_mask[..., None], 0.0)
         values = values.unflatten(2, (self.num_heads, -1))
         samples = (self.num_heads, self.num_levels, self.num_points)
-        offsets = self.sampling_offsets(positioned).unflatten(2, (*samples, 2))
+        offsets = self.sampling_offsets(positioned).unflatten(2, (self.num_heads, -1))
         weights = self.attention_weights(positioned).unflatten(2, (self.num_heads, -1))
         weights = weights.softmax(-1).unflatten(-1, samples[1:])
         # Half precision has too few digits for positions.
         reference = reference_points.to(torch.promote_types(reference_points.dtype, torch.float32))
-        reference = reference[:, :, None, :, None]
+        centers = self._of_points(reference[..., :2])
         if reference.shape[-1] == 2:
             sizes = reference.new_tensor([(width, height) for height, width in spatial_shapes])
-            locations = reference + offsets / sizes[:, None]
+            locations = centers + offsets / self._of_points(sizes)
         else:
-            xy, wh = reference.split(2, dim=-1)
-            locations = xy + offsets * (wh * (0.5 / self.num_points))
+            halves = reference[..., 2:] * (0.5 / self.num_points)
+            locations = centers + offsets * self._of_points(halves)
+        locations = locations.unflatten(3, (*samples[1:], 2))
         output = ms_deform_attn(values, spatial_shapes, locations, weights)
         return query + self.dropout(self.output_proj(output))
+
+    def _of_points(self, of_levels: torch.Tensor) -> torch.Tensor:
+        """(..., L, 2) of the levels as (..., 1, L * P * 2) of their points, equal for all heads.
+
+        In this form arithmetic with all points of a head runs along contiguous numbers; broadcast
+        over points it would go two numbers at a time.
+        """
+        repeated = of_levels[..., None, :].expand(*of_levels.shape[:-1], self.num_points, 2)
+        return repeated.flatten(-3)[..., None, :]

@@ -10,6 +10,10 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+# Tokens that a CPU takes through a feed-forward network at a time, unless their hidden numbers must
+# be kept for the gradient: new memory for those of all tokens costs a sixth of the time.
+_PIECE = 2048
+
 
 class DetrMLP(nn.Module):
     """Linear layers ``layers.0``, ``layers.1``, ... with a ReLU between them."""
@@ -51,8 +55,11 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., E) to (..., E)."""
-        return x + self.layers(x)
+        """(B, N, E) to (B, N, E)."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return x + self.layers(x)
+        pieces = x.flatten(0, -2).split(_PIECE)
+        return torch.cat([piece + self.layers(piece) for piece in pieces]).view_as(x)
 
 
 class SelfAttention(nn.Module):

@@ -134,12 +134,14 @@ class AlignDETRHead(nn.Module):
         """
         levels = self.neck(features)
         masks = level_masks(images, levels)
+        is_padded = any(tuple(size) != images.tensor.shape[-2:] for size in images.image_sizes)
         denoising = None
         if targets is not None:
             num_tokens = sum(level.shape[-2] * level.shape[-1] for level in levels)
             denoising = self._denoising(targets, self.transformer.num_queries(num_tokens))
         positions = [self.position_embedding(mask) for mask in masks]
-        return self._heads(self.transformer(levels, masks, positions, denoising), denoising)
+        decoded = self.transformer(levels, masks if is_padded else None, positions, denoising)
+        return self._heads(decoded, denoising)
 
     # What depends on the number of targets is no work for a compiler.
     @torch.compiler.disable
@@ -239,12 +241,22 @@ def boxes_in_pixels(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]])
 
 def level_masks(images: ImageList, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """(B, h, w) bool of each level, True at cells whose first pixel is padding."""
-    height, width = images.tensor.shape[-2:]
-    y = torch.arange(height, device=images.tensor.device)[None, :, None]
-    x = torch.arange(width, device=images.tensor.device)[None, None, :]
     sizes = torch.tensor(images.image_sizes, device=images.tensor.device)
-    mask = (y >= sizes[:, 0, None, None]) | (x >= sizes[:, 1, None, None])
-    return [F.interpolate(mask[None].float(), size=level.shape[-2:])[0].bool() for level in levels]
+    heights, widths = sizes[:, 0, None, None], sizes[:, 1, None, None]
+    masks = []
+    for level in levels:
+        y, x = (
+            _first_pixels(pixels, cells, sizes.device)
+            for pixels, cells in zip(images.tensor.shape[-2:], level.shape[-2:], strict=True)
+        )
+        masks.append((y[:, None] >= heights) | (x >= widths))
+    return masks
+
+
+def _first_pixels(pixels: int, cells: int, device: torch.device) -> torch.Tensor:
+    """(cells,) float32: where each cell of a level begins, in pixels."""
+    positions = torch.arange(pixels, dtype=torch.float32, device=device)
+    return F.interpolate(positions[None, None], size=(cells,))[0, 0]
 
 
 def _prediction(logits: torch.Tensor, boxes: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -89,14 +89,14 @@ class AlignDETRTransformer(nn.Module):
     def forward(
         self,
         features: Sequence[torch.Tensor],
-        masks: Sequence[torch.Tensor],
+        masks: Sequence[torch.Tensor] | None,
         positions: Sequence[torch.Tensor],
         denoising: DenoisingQueries | None = None,
     ) -> TransformerOutput:
         """
         Args:
             features: (B, E, H, W) of each level, from fine to coarse.
-            masks: (B, H, W) bool of each level, True at padding.
+            masks: (B, H, W) bool of each level, True at padding; None for images without padding.
             positions: (B, E, H, W) position embedding of each level.
             denoising: queries to decode besides; made for ``num_queries`` of the tokens.
         """

@@ -11,13 +11,15 @@ _MARGIN = 0.01
 
 
 def propose_boxes(
-    centers: torch.Tensor, padding_mask: torch.Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    centers: torch.Tensor,
+    padding_mask: torch.Tensor | None,
+    spatial_shapes: Sequence[tuple[int, int]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Square proposals at the centres of the cells (Deformable DETR, Zhu et al., ICLR 2021).
 
     Args:
         centers: (B, S, 2) x and y in [0, 1] of the image's valid part.
-        padding_mask: (B, S) bool, True at padding.
+        padding_mask: (B, S) bool, True at padding; None for none.
         spatial_shapes: (height, width) of each level.
 
     Returns:
@@ -30,7 +32,9 @@ def propose_boxes(
         [centers.new_full((count,), _SIZE * 2.0**level) for level, count in enumerate(counts)]
     )
     boxes = torch.cat([centers, sizes[None, :, None].expand_as(centers)], dim=-1)
-    usable = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(dim=-1) & ~padding_mask
+    usable = ((boxes > _MARGIN) & (boxes < 1 - _MARGIN)).all(dim=-1)
+    if padding_mask is not None:
+        usable = usable & ~padding_mask
     logits = torch.logit(boxes, eps=1e-6).masked_fill(~usable[..., None], torch.inf)
     return logits, usable
 

@@ -4,7 +4,6 @@
 #include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/core/CPUAllocator.h>
 
@@ -189,13 +188,11 @@ struct HeadOffsets {
 
 template <typename scalar_t>
 void forward_all(
-    const at::Tensor& value,
+    const MsDeformAttnInputs& inputs,
     const FramedMaps<at::opmath_type<scalar_t>>& maps,
-    const at::Tensor& locations,
-    const at::Tensor& weights,
-    const MsDeformAttnSizes& sizes,
     at::Tensor& output) {
   using T = at::opmath_type<scalar_t>;
+  const MsDeformAttnSizes& sizes = inputs.sizes;
   const int64_t heads = sizes.batch * sizes.heads;
   if (heads == 0 || sizes.queries == 0) {
     return;
@@ -211,15 +208,15 @@ void forward_all(
       const int64_t part = task % parts;
       const HeadOffsets offsets(sizes, index);
       if (framed != index) {
-        frame_values(
-            maps, value.const_data_ptr<scalar_t>() + offsets.value, sizes, values.data);
+        const scalar_t* of_head = inputs.value.const_data_ptr<scalar_t>() + offsets.value;
+        frame_values(maps, of_head, sizes, values.data);
         framed = index;
       }
       const HeadForward<scalar_t, T> head{
           maps,
           values.data,
-          locations.const_data_ptr<T>() + 2 * offsets.samples,
-          weights.const_data_ptr<T>() + offsets.samples,
+          inputs.locations.const_data_ptr<T>() + 2 * offsets.samples,
+          inputs.weights.const_data_ptr<T>() + offsets.samples,
           output.mutable_data_ptr<scalar_t>() + offsets.output,
           sizes.heads,
           sizes.channels};
@@ -233,15 +230,13 @@ void forward_all(
 template <typename scalar_t>
 void backward_all(
     const at::Tensor& grad_output,
-    const at::Tensor& value,
+    const MsDeformAttnInputs& inputs,
     const FramedMaps<at::opmath_type<scalar_t>>& maps,
-    const at::Tensor& locations,
-    const at::Tensor& weights,
-    const MsDeformAttnSizes& sizes,
     at::Tensor& grad_value,
     at::Tensor& grad_locations,
     at::Tensor& grad_weights) {
   using T = at::opmath_type<scalar_t>;
+  const MsDeformAttnSizes& sizes = inputs.sizes;
   at::parallel_for(0, sizes.batch * sizes.heads, 1, [&](int64_t begin, int64_t end) {
     const int64_t size = maps.rows * maps.row_size;
     AlignedRow<T> values(size);
@@ -251,12 +246,13 @@ void backward_all(
         std::fill_n(gradients.data, size, T(0));
       }
       const HeadOffsets offsets(sizes, index);
-      frame_values(maps, value.const_data_ptr<scalar_t>() + offsets.value, sizes, values.data);
+      const scalar_t* of_head = inputs.value.const_data_ptr<scalar_t>() + offsets.value;
+      frame_values(maps, of_head, sizes, values.data);
       const HeadBackward<scalar_t, T> head{
           maps,
           values.data,
-          locations.const_data_ptr<T>() + 2 * offsets.samples,
-          weights.const_data_ptr<T>() + offsets.samples,
+          inputs.locations.const_data_ptr<T>() + 2 * offsets.samples,
+          inputs.weights.const_data_ptr<T>() + offsets.samples,
           grad_output.const_data_ptr<scalar_t>() + offsets.output,
           gradients.data,
           grad_locations.mutable_data_ptr<T>() + 2 * offsets.samples,
@@ -277,18 +273,13 @@ at::Tensor ms_deform_attn_cpu(
     at::IntArrayRef spatial_shapes,
     const at::Tensor& sampling_locations,
     const at::Tensor& attention_weights) {
-  const MsDeformAttnSizes sizes = check_ms_deform_attn_arguments(
-      value, spatial_shapes, sampling_locations, attention_weights);
-  const at::Tensor values = value.contiguous();
-  const at::ScalarType dtype = at::toOpMathType(value.scalar_type());
-  const at::Tensor locations = sampling_locations.to(dtype).contiguous();
-  const at::Tensor weights = attention_weights.to(dtype).contiguous();
-  at::Tensor output =
-      at::empty({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
+  const MsDeformAttnInputs inputs =
+      prepare_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
+  at::Tensor output = empty_ms_deform_attn_output(inputs);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, value.scalar_type(), "ms_deform_attn", [&] {
-        const FramedMaps<at::opmath_type<scalar_t>> maps(sizes, spatial_shapes);
-        forward_all<scalar_t>(values, maps, locations, weights, sizes, output);
+        const FramedMaps<at::opmath_type<scalar_t>> maps(inputs.sizes, spatial_shapes);
+        forward_all<scalar_t>(inputs, maps, output);
       });
   return output;
 }
@@ -299,23 +290,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward_cpu(
     at::IntArrayRef spatial_shapes,
     const at::Tensor& sampling_locations,
     const at::Tensor& attention_weights) {
-  const MsDeformAttnSizes sizes = check_ms_deform_attn_arguments(
-      value, spatial_shapes, sampling_locations, attention_weights);
-  check_ms_deform_attn_gradient(grad_output, value, sizes);
-  const at::Tensor values = value.contiguous();
-  const at::Tensor gradient = grad_output.contiguous();
-  const at::ScalarType dtype = at::toOpMathType(value.scalar_type());
-  const at::Tensor locations = sampling_locations.to(dtype).contiguous();
-  const at::Tensor weights = attention_weights.to(dtype).contiguous();
-  at::Tensor grad_value = at::empty_like(values);
-  at::Tensor grad_locations = at::empty_like(locations);
-  at::Tensor grad_weights = at::empty_like(weights);
+  const MsDeformAttnInputs inputs =
+      prepare_ms_deform_attn(value, spatial_shapes, sampling_locations, attention_weights);
+  const at::Tensor gradient = prepare_ms_deform_attn_gradient(grad_output, inputs);
+  at::Tensor grad_value = at::empty_like(inputs.value);
+  at::Tensor grad_locations = at::empty_like(inputs.locations);
+  at::Tensor grad_weights = at::empty_like(inputs.weights);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, value.scalar_type(), "ms_deform_attn_backward", [&] {
-        const FramedMaps<at::opmath_type<scalar_t>> maps(sizes, spatial_shapes);
-        backward_all<scalar_t>(
-            gradient, values, maps, locations, weights, sizes, grad_value, grad_locations,
-            grad_weights);
+        const FramedMaps<at::opmath_type<scalar_t>> maps(inputs.sizes, spatial_shapes);
+        backward_all<scalar_t>(gradient, inputs, maps, grad_value, grad_locations, grad_weights);
       });
   return {
       grad_value,
