@@ -3,6 +3,7 @@
 train = dict(
     output_dir="./output",
     init_checkpoint="",
+    init_modules=[],
     seed=-1,
     device=None,
     max_iter=90000,

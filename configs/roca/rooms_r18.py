@@ -1,7 +1,7 @@
-"""ROCA R18-FPN on the embedded rooms, from scratch: what `make demo` trains.
+"""ROCA R18-FPN on the embedded rooms, from scratch.
 
 Meant for the CPU: `--num-gpus 0 --num-processes 2`. A longer schedule is
-`configs/roca/rooms_r18_long.py`.
+`configs/roca/rooms_r18_long.py`; `make demo` trains `configs/roca/rooms_r18_demo.py`.
 """
 
 from detectron2.config import LazyCall as L

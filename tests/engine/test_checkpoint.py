@@ -20,6 +20,7 @@ from torch import nn
 from roca_nocs.engine import atomic_file, random_state
 from roca_nocs.engine.atomic_file import remove_leftovers, replace_file
 from roca_nocs.engine.checkpoint import Checkpointer, find_damage
+from roca_nocs.engine.weights_file import WeightsError
 
 
 class Counter:
@@ -96,6 +97,25 @@ def test_nothing_to_resume(tmp_path: Path) -> None:
     # Weights only: this is the start of a training, not its continuation.
     assert loaded == {} and counter.value == -1
     assert reader.model.weight.eq(7).all()
+
+
+def test_only_some_modules_are_initialised(tmp_path: Path) -> None:
+    def two_layers(value: float) -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, value)
+        return model
+
+    Checkpointer(two_layers(1.0), str(tmp_path)).save("weights")
+    path, model = f"{tmp_path}/weights.pth", two_layers(2.0)
+    reader = Checkpointer(model, str(tmp_path / "other"))
+    with pytest.raises(WeightsError, match=r"no weights of the module 'head'.*begin with 0, 1"):
+        reader.resume_or_load(path, modules=["0", "head"])
+    assert reader.resume_or_load(path, modules=["1"]) == {}
+    assert {p.mean().item() for p in model[0].parameters()} == {2.0}
+    assert {p.mean().item() for p in model[1].parameters()} == {1.0}
+    reader.resume_or_load(path)
+    assert {p.mean().item() for p in model.parameters()} == {1.0}
 
 
 def test_without_resume_checkpoints_are_left_alone(tmp_path: Path) -> None:

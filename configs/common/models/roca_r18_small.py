@@ -35,7 +35,7 @@ _align.translation_sizes = [128]
 _align.noc_sizes = [128, 128]
 _align.confidence_sizes = [128]
 _align.class_embedding_size = 16
-_align.dropout = 0.1
+_align.dropout = 0.0
 # From zero it takes hundreds of iterations to reach these, which a short schedule does not have.
 _align.initial_scales = [1.92, 2.65, 0.71, 1.87, 1.54, 1.25, 1.04, 2.36, 1.72]
 _heads.depth_head.initial_depth = 3.0

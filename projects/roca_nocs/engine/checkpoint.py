@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Checkpointer(DetectionCheckpointer):
             checkpointables: objects with `state_dict` and `load_state_dict`, by name.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self._modules: tuple[str, ...] = ()  # that the next file is read for; () for all
         if self.save_to_disk and Path(save_dir).is_dir() and (count := remove_leftovers(save_dir)):
             logger.info("Removed %d incomplete files from %s", count, save_dir)
 
@@ -99,15 +100,23 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         if f.endswith(SUFFIX):
-            return {"model": read_weights(f)[0]}
-        return recognise_resnet(super()._load_file(f), self.model, f)
+            content: dict[str, Any] = {"model": read_weights(f)[0]}
+        else:
+            content = recognise_resnet(super()._load_file(f), self.model, f)
+        if self._modules:
+            content["model"] = _only_modules(content["model"], self._modules, f)
+        return content
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+    def resume_or_load(
+        self, path: str, *, resume: bool = True, modules: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Continue from the newest undamaged checkpoint of the folder, else load `path`.
 
         Args:
             path: weights to start from where there is nothing to resume; "" for none.
             resume: `False` always loads `path`, and from it the model only.
+            modules: names of the modules that take their weights from `path`, the others start
+                anew; none for the whole model. Without effect on what is resumed.
 
         Returns:
             On resume what the file holds beyond the model and the checkpointables: `iteration` and
@@ -115,12 +124,17 @@ class Checkpointer(DetectionCheckpointer):
 
         Raises:
             RuntimeError: there are checkpoints, but all of them are damaged.
+            WeightsError: `path` has no weights of one of the modules.
         """
         if resume and (newest := self.newest_checkpoint()):
             return self.load(newest)
         if resume:
             logger.info("Nothing to resume in %s: starting anew", self.save_dir)
-        self.load(path, checkpointables=[])
+        self._modules = tuple(modules)
+        try:
+            self.load(path, checkpointables=[])
+        finally:
+            self._modules = ()
         return {}
 
     def newest_checkpoint(self) -> str:
@@ -193,3 +207,18 @@ def find_damage(path: str | Path) -> str | None:
     if not isinstance(content, dict) or "model" not in content:
         return "it holds no model"
     return None
+
+
+def _only_modules(weights: dict[str, Any], modules: Sequence[str], file: str) -> dict[str, Any]:
+    kept = {}
+    for module in modules:
+        part = {name: value for name, value in weights.items() if name.startswith(f"{module}.")}
+        if not part:
+            roots = sorted({name.split(".")[0] for name in weights})
+            raise WeightsError(
+                f"{file} has no weights of the module {module!r} (train.init_modules); "
+                f"its names begin with {', '.join(roots)}"
+            )
+        kept |= part
+    logger.info("%d of %d weights of %s are taken", len(kept), len(weights), file)
+    return kept

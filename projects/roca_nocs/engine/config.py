@@ -100,6 +100,7 @@ class TrainSettings:
 
     output_dir: str
     init_checkpoint: str  # weights to start from, "" for none
+    init_modules: list[str]  # the modules that take them, [] for all
     seed: int  # negative for a random one
     device: str | None  # None takes the GPU if there is one, unless --num-gpus is 0
     max_iter: int

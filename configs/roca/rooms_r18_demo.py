@@ -1,0 +1,20 @@
+"""ROCA R18-FPN on the embedded rooms in a few minutes: what `make demo` trains.
+
+As the published training starts from a Mask R-CNN of COCO, this one starts from the detector of the
+shipped weights, which saw other rooms; depth, poses and retrieval are learned from nothing.
+"""
+
+from .rooms_r18 import dataloader, lr_multiplier, model, optimizer, train
+
+__all__ = ["dataloader", "lr_multiplier", "model", "optimizer", "train"]
+
+train.output_dir = "./output/roca_rooms_r18_demo"
+train.init_checkpoint = "models/roca_rooms_r18.safetensors"
+train.init_modules = [
+    "backbone",
+    "proposal_generator",
+    "roi_heads.box_head",
+    "roi_heads.box_predictor",
+    "roi_heads.mask_head",
+]
+train.max_iter = 260
