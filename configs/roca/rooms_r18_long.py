@@ -1,4 +1,4 @@
-"""ROCA R18-FPN on the embedded rooms: the schedule of the weights in `models/`, 7 passes."""
+"""ROCA R18-FPN on the embedded rooms: the first stage of the weights in `models/`, 7 passes."""
 
 from .rooms_r18 import dataloader, lr_multiplier, model, optimizer, train
 
