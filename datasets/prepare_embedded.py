@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Makes the embedded datasets: furnished rooms, table tops and streets with exact ground truth.
+"""Makes the embedded datasets: rooms, table tops, streets and traffic with exact ground truth.
 
     python datasets/prepare_embedded.py --kind rooms --preset demo
     python datasets/prepare_embedded.py --kind street --preset demo
+    python datasets/prepare_embedded.py --kind traffic --preset demo
     python datasets/prepare_embedded.py --kind tabletop --train 400 --val 100 --size 320x240
     python datasets/prepare_embedded.py --kind rooms --preset demo --verify
 
@@ -51,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=PRESETS, default="demo", help="default: demo")
     parser.add_argument("--train", type=int, help="training images (default: the preset's)")
     parser.add_argument("--val", type=int, help="images of each validation split")
-    parser.add_argument("--size", type=image_size, metavar="WxH", help="image size in pixels")
+    parser.add_argument(
+        "--size", type=image_size, metavar="WxH", help="image size in pixels, of traffic in cells"
+    )
     parser.add_argument("--seed", type=int, help="default: 0")
     parser.add_argument(
         "--workers",

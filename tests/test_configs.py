@@ -61,7 +61,8 @@ def test_schedule_and_optimizer_can_be_built(path: Path) -> None:
 
 def image_conventions(config: DictConfig) -> tuple[str, list[float], bool]:
     model = config.model
-    stages = model.backbone.get("bottom_up", model.backbone).stages
+    backbone = model.get("detector", model).backbone
+    stages = backbone.get("bottom_up", backbone).get("stages", {})
     return model.input_format, list(model.pixel_std), bool(stages.get("stride_in_1x1", False))
 
 
@@ -69,6 +70,8 @@ def image_conventions(config: DictConfig) -> tuple[str, list[float], bool]:
 def test_image_conventions_fit_the_weights(path: Path) -> None:
     config = load_config(path)
     for part in ("train", "test"):
+        if "input_format" not in config.model:
+            continue  # rasters have no colours
         mapper = config.dataloader[part].mapper
         key = "img_format" if "img_format" in mapper else "image_format"
         assert mapper[key] == config.model.input_format

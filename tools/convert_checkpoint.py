@@ -8,12 +8,15 @@
     tools/convert_checkpoint.py aligndetr model_final.pth aligndetr.pth
     tools/convert_checkpoint.py ganocs checkpoint.pth nocs.pth
     tools/convert_checkpoint.py nocs mask_rcnn_nocs.h5 nocs_branches.pth
+    tools/convert_checkpoint.py deformable_detr r50_deformable_detr.pth detr.pth
+    tools/convert_checkpoint.py detr_segm detr-r50-panoptic.pth panoptic.pth
 
 Every tensor of the model must be in the file with its shape, and no other. Of AlignDETR, tensors
 that depend on the classes or the number of queries are left out, and named, if the model of
 `--config` has other ones; training starts them anew. Of the official NOCS only the NOCS and mask
-branches are converted, for its detector differs from ours. Published weights have licences of their
-own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
+branches are converted, for its detector differs from ours. Deformable DETR and DETR give a part of
+FutureDETR; what the model has besides is named, and training starts it anew. Published weights have
+licences of their own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
 """
 
 from __future__ import annotations
@@ -64,21 +67,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         state = unify_names(conversion.read(args.source), conversion.aliases)
         state = conversion.rename(state)
         model = instantiate(LazyConfig.load(str(args.config)).model)
+        state, changes = conversion.fit(state, model.state_dict())
         shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
         kept, left_out = leave_out_replaceable(state, shapes, conversion.replaceable)
         needed = {
             name: shape
             for name, shape in shapes.items()
-            if name in kept or not (conversion.partial or name in state)
+            if name in kept or (name.startswith(conversion.parts) and name not in state)
         }
         converted = convert(kept, needed, conversion.dropped)
     except (ConversionError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     with replace_file(args.target) as file:
         torch.save({"model": converted}, file)
+    for line in changes:
+        print(f"fitted: {line}")
     for line in left_out:
         print(f"left out: {line}")
+    if anew := [name for name in shapes if name not in converted and name not in state]:
+        print(f"not in the file, {len(anew)} tensors: {', '.join(_modules(anew))}")
     print(f"{len(converted)} tensors written to {args.target}")
+
+
+def _modules(names: Sequence[str]) -> list[str]:
+    """The modules of parameters, down to two names, in order and once each."""
+    return [*dict.fromkeys(".".join(name.split(".")[:-1][:2]) or name for name in names)]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from roca_nocs.data.synthetic.presets import KINDS, folder_name, preset_argument
 
 @pytest.fixture(scope="session")
 def embedded_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset root with ``rooms_tiny``, ``tabletop_tiny`` and ``street_tiny``."""
+    """A dataset root with the preset ``tiny`` of every kind."""
     base = tmp_path_factory.getbasetemp()
     # Workers of xdist have base folders of their own below the one of the run.
     root = (base.parent if base.name.startswith("popen-") else base) / "embedded"

@@ -49,12 +49,17 @@ NAMES = {
     "a2d2_train",
     "omni3d_sunrgbd_train",
     "omni3d_kitti_test",
+    "traffic_train",
+    "traffic_tiny_val",
+    "traffic_full_test",
+    "nuscenes_bev_train",
+    "lyft_bev_val",
 }
 
 
 def test_names_are_registered_once() -> None:
     names = [dataset.name for dataset in builtin_datasets()]
-    assert len(names) == len(set(names)) == 71
+    assert len(names) == len(set(names)) == 84
     assert set(names) >= NAMES
     assert set(DatasetCatalog.list()) >= set(names)
 
@@ -129,6 +134,8 @@ def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("street_val", "--kind street --preset demo"),
         ("kitti_train", r"see datasets/README\.md"),
         ("omni3d_nuscenes_val", r"see datasets/README\.md"),
+        ("traffic_test", "--kind traffic --preset demo"),
+        ("nuscenes_bev_val", r"see datasets/README\.md"),
     ],
 )
 def test_missing_folder_says_what_to_do(
@@ -184,6 +191,8 @@ def test_real_names_read_the_same_layout(embedded_root: Path, tmp_path: Path) ->
         ("tabletop", "camera/train/00000/0000_mask.png"),
         ("street", "training/label_2/000000.txt"),
         ("street", "Omni3D/street_val.json"),
+        ("traffic", "clips/train-000000/clip.json"),
+        ("traffic", "meta.json"),
     ],
 )
 def test_damage_is_noticed_at_load(

@@ -237,7 +237,9 @@ def test_estimate_covers_the_tiny_sets(embedded_root: Path) -> None:
         used = sum(size for size, _ in manifest.files.values())
         assert used < estimate_bytes(arguments, arguments.num_images)
         images = sum(
-            size for name, (size, _) in manifest.files.items() if name.endswith((".png", ".jpg"))
+            size
+            for name, (size, _) in manifest.files.items()
+            if name.endswith((".png", ".jpg")) or name.startswith("clips/")
         )
         pixels = estimate_bytes(arguments, arguments.num_images) - estimate_bytes(arguments, 0)
         assert 0.5 * pixels < images < pixels
@@ -256,7 +258,7 @@ def test_failure_names_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "ocean"}, "Unknown kind 'ocean'; the kinds are rooms, tabletop, street"),
+        ({"kind": "ocean"}, "Unknown kind 'ocean'; the kinds are rooms, tabletop, street, traffic"),
         ({"train": -1}, "train is -1"),
         ({"train": 0, "val": 0}, "nothing to make"),
         ({"width": 16}, "16x48; each side needs at least 32"),
@@ -279,6 +281,9 @@ def test_presets_differ_in_numbers_only() -> None:
     demo, full = preset_arguments("street", "demo"), preset_arguments("street", "full")
     assert (demo.train, demo.val, demo.size) == (1200, 200, (112, 384))
     assert (full.train, full.val, full.size) == (1200, 200, (336, 1152))
+    demo, full = preset_arguments("traffic", "demo"), preset_arguments("traffic", "full")
+    assert (demo.train, demo.val, demo.size) == (2400, 200, (96, 96))
+    assert (full.train, full.val, full.size) == (10000, 500, (200, 200))
     assert folder_name("rooms", "demo") == "rooms"
     assert folder_name("tabletop", "tiny") == "tabletop_tiny"
     with pytest.raises(ValueError, match="Unknown preset 'huge'; the presets are tiny, demo, full"):

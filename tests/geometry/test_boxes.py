@@ -88,3 +88,14 @@ def test_logit_saturates_outside_the_unit_interval() -> None:
     torch.testing.assert_close(logits[[3, 4]], -bound.expand(2))
     logits.sum().backward()
     assert x.grad[[0, 1, 3, 4]].tolist() == [0, 0, 0, 0]
+
+
+def test_small_boxes_need_a_small_epsilon() -> None:
+    """A cell of a thousandth of the image: the usual epsilon halves its overlap with itself."""
+    a = torch.tensor([0.5, 0.5, 0.501, 0.501], dtype=torch.float64)
+    assert elementwise_iou(a, a).item() == pytest.approx(0.5)
+    for overlap in (elementwise_iou, elementwise_giou):
+        assert overlap(a, a, eps=1e-9).item() == pytest.approx(1.0, abs=2e-3)
+    empty = torch.full((4,), 0.5, requires_grad=True)
+    elementwise_giou(empty, empty, eps=1e-9).backward()
+    assert empty.grad is not None and empty.grad.isfinite().all()

@@ -10,8 +10,12 @@ from torch import nn
 
 from roca_nocs.layers import transformer
 from roca_nocs.layers.neck import ChannelMapper
-from roca_nocs.layers.position import PositionEmbeddingSine, sine_box_embedding
-from roca_nocs.layers.transformer import DetrMLP, FeedForward, SelfAttention
+from roca_nocs.layers.position import (
+    PositionEmbeddingLearned,
+    PositionEmbeddingSine,
+    sine_box_embedding,
+)
+from roca_nocs.layers.transformer import CrossAttention, DetrMLP, FeedForward, SelfAttention
 
 
 def test_levels_of_the_neck() -> None:
@@ -93,3 +97,48 @@ def test_self_attention() -> None:
     torch.testing.assert_close(found, expected)
     nn.init.zeros_(attention.attn.in_proj_weight)
     torch.testing.assert_close(attention(x, query_pos=position), x)
+
+
+@pytest.mark.parametrize("size", [(3, 5), (5, 5), (9, 12)])
+def test_learned_positions(size: tuple[int, int]) -> None:
+    """Columns before rows; maps larger than the tables read them stretched, end to end."""
+    embedding = PositionEmbeddingLearned(4, table_size=5)
+    assert {name: len(x) for name, x in embedding.state_dict().items()} == {
+        "row_embed.weight": 5,
+        "col_embed.weight": 5,
+    }
+    height, width = size
+    found = embedding(torch.zeros(2, height, width, dtype=torch.bool))
+    assert found.shape == (2, 8, height, width)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0, :4, 0], found[0, :4, -1])
+    assert torch.equal(found[0, 4:, :, 0], found[0, 4:, :, -1])
+    last = [min(length, 5) - 1 for length in size]
+    torch.testing.assert_close(found[0, 4:, -1, 0], embedding.row_embed.weight[last[0]])
+    torch.testing.assert_close(found[0, :4, 0, -1], embedding.col_embed.weight[last[1]])
+    torch.testing.assert_close(found[0, :4, 0, 0], embedding.col_embed.weight[0])
+
+
+def test_padded_tokens_are_not_seen() -> None:
+    """An item of nothing but padding stays finite."""
+    torch.manual_seed(0)
+    attention = SelfAttention(8, 2)
+    x, position = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    padding = torch.tensor([[False, False, False, True, True], [True] * 5])
+    found = attention(x, query_pos=position, key_padding_mask=padding)
+    alone = attention(x[:1, :3], query_pos=position[:1, :3])
+    torch.testing.assert_close(found[:1, :3], alone)
+    assert torch.isfinite(found).all()
+
+
+def test_cross_attention() -> None:
+    torch.manual_seed(0)
+    attention = CrossAttention(8, 2)
+    x, tokens = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    query_pos, token_pos = torch.randn(2, 3, 8), torch.randn(2, 5, 8)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[:, 3:] = True
+    found = attention(x, tokens, query_pos=query_pos, token_pos=token_pos, key_padding_mask=padding)
+    keys = (tokens + token_pos)[:, :3]
+    expected = x + attention.attn(x + query_pos, keys, tokens[:, :3])[0]
+    torch.testing.assert_close(found, expected)

@@ -26,14 +26,16 @@ class DetrDatasetMapper(CocoMapper):
         is_train: bool = True,
         mask_on: bool = False,
         img_format: str = "RGB",
+        mask_format: str = "polygon",
     ) -> None:
         """
         Args:
             augmentation: applied in order.
             augmentation_with_crop: applied instead in half of the calls; None for never.
             is_train: whether there are ``instances`` in the result.
-            mask_on: ``gt_masks`` (polygons) besides boxes and classes.
+            mask_on: ``gt_masks`` besides boxes and classes.
             img_format: ``"RGB"`` or ``"BGR"``.
+            mask_format: ``"polygon"`` or ``"bitmask"``, of ``gt_masks``.
         """
         if augmentation_with_crop is not None:
             augmentation = [_OneOfTwo(augmentation, augmentation_with_crop)]
@@ -42,6 +44,7 @@ class DetrDatasetMapper(CocoMapper):
             augmentations=list(augmentation),
             image_format=img_format,
             use_instance_mask=mask_on,
+            instance_mask_format=mask_format,
         )
 
 

@@ -1,4 +1,4 @@
-"""Training on several datasets in given shares."""
+"""Training on several datasets in given shares, or on a few records of one."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def mixed_records(names: Sequence[str], shares: Sequence[float]) -> list[dict[st
 def repeat_factors(records: Sequence[dict[str, Any]]) -> list[float]:
     """Of each record of :func:`mixed_records`; a config's ``repeat_factors``."""
     return [record["repeat_factor"] for record in records]
+
+
+def first_records(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The first records of a data set, to learn them by heart.
+
+    Raises:
+        ValueError: there are fewer than ``count``.
+    """
+    if len(records) < count:
+        raise ValueError(f"{count} records are asked for, the data set has {len(records)}")
+    return list(records[:count])

@@ -13,6 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from .convert_cube_rcnn import rename_cube_rcnn
+from .convert_detr import (
+    DETECTOR,
+    DETECTOR_PARTS,
+    fit_detector,
+    rename_deformable_detr,
+    rename_detr_masks,
+    rename_detr_panoptic,
+)
 from .convert_nocs import rename_ganocs, rename_official
 from .published_files import ConversionError, read_arrays, read_state
 
@@ -29,6 +37,12 @@ __all__ = [
 _LISTED = 8
 
 
+def _as_it_is(
+    state: Mapping[str, torch.Tensor], model: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    return dict(state), []
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What there is to know of a published checkpoint.
@@ -43,7 +57,10 @@ class Conversion:
             shape are left out instead of being an error.
         read: gives the tensors of a file.
         rename: gives them the names of our model.
-        partial: the file has a part of the model only; training starts the rest anew.
+        fit: changes tensors (first argument) that a new model (second argument) has in another
+            size; returns them and a line for each change.
+        parts: beginnings of the names that the file must have in full; what the model has besides
+            may be missing, and training starts it anew.
     """
 
     description: str
@@ -53,7 +70,11 @@ class Conversion:
     replaceable: tuple[str, ...] = ()
     read: Callable[[str | os.PathLike[str]], dict[str, torch.Tensor]] = read_state
     rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = dict
-    partial: bool = False
+    fit: Callable[
+        [Mapping[str, torch.Tensor], Mapping[str, torch.Tensor]],
+        tuple[dict[str, torch.Tensor], list[str]],
+    ] = _as_it_is
+    parts: tuple[str, ...] = ("",)
 
 
 CONVERSIONS = {
@@ -90,12 +111,35 @@ CONVERSIONS = {
         config="configs/nocs/camera_real_r50_fpn.py",
         read=read_arrays,
         rename=rename_official,
-        partial=True,
+        parts=(),
     ),
     "cube_rcnn": Conversion(
         description="cubercnn_Res34_FPN.pth of Cube R-CNN (Omni3D; --config sets the classes)",
         config="configs/mono3d/omni3d_indoor_cube_rcnn_r34.py",
         rename=rename_cube_rcnn,
+    ),
+    "deformable_detr": Conversion(
+        description="a checkpoint of Deformable DETR, R50, any variant (--config must be like it)",
+        config="configs/future_detr/image_r50.py",
+        replaceable=tuple(
+            f"{DETECTOR}{heads}" for heads in ("class_embed.", "transformer.decoder.class_embed.")
+        ),
+        rename=rename_deformable_detr,
+        fit=fit_detector,
+        parts=DETECTOR_PARTS,
+    ),
+    "detr_segm": Conversion(
+        description="detr-r50-panoptic of DETR: the whole model, as DetrPanoptic",
+        config="configs/common/models/detr_panoptic_r50.py",
+        rename=rename_detr_panoptic,
+    ),
+    "detr_segm_masks": Conversion(
+        description="detr-r50-panoptic of DETR: mask head and attention maps, for FutureDETR",
+        config="configs/future_detr/image_r50.py",
+        # The adapters depend on the backbone.
+        replaceable=(f"{DETECTOR}mask_head.adapter",),
+        rename=rename_detr_masks,
+        parts=(f"{DETECTOR}bbox_attention.", f"{DETECTOR}mask_head."),
     ),
 }
 

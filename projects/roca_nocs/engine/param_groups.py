@@ -5,7 +5,7 @@ They are named functions, so that a config that uses them can be saved and loade
 
 from __future__ import annotations
 
-__all__ = ["slow_backbone", "slow_backbone_and_sampling", "slow_proposals"]
+__all__ = ["slow_backbone", "slow_backbone_and_sampling", "slow_proposals", "slow_sampling"]
 
 
 def slow_backbone(name: str) -> float:
@@ -21,6 +21,11 @@ def slow_backbone_and_sampling(name: str) -> float:
     """A tenth for the backbone and for what decides where deformable attention samples."""
     parts = ("backbone", "reference_points", "sampling_offsets")
     return 0.1 if any(part in name for part in parts) else 1.0
+
+
+def slow_sampling(name: str) -> float:
+    """A tenth for what decides where deformable attention samples."""
+    return 0.1 if any(part in name for part in ("reference_points", "sampling_offsets")) else 1.0
 
 
 def slow_proposals(name: str) -> float:

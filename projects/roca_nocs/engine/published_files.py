@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Mapping
@@ -25,7 +26,9 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, torch.Tensor]:
         ConversionError: it is damaged, holds anything but plain data, or has no model.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Trainings often store their arguments beside the tensors; a Namespace is plain data.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except pickle.UnpicklingError as error:

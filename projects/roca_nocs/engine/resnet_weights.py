@@ -17,7 +17,7 @@ from torch import nn
 
 from .weights_file import WeightsError
 
-__all__ = ["recognise_resnet", "rename_torchvision"]
+__all__ = ["adapt_stem", "recognise_resnet", "rename_torchvision"]
 
 _TORCHVISION = re.compile(r"layer[1-4]\.\d+\.conv\d\.weight")
 _DETECTRON2 = re.compile(r"(?:.*\.)?(?:stem\.conv1|res[2-5]\.\d+\.conv\d)\.weight")
@@ -59,7 +59,35 @@ def recognise_resnet(checkpoint: dict[str, Any], model: nn.Module, file: str) ->
             f"{file} holds ResNet weights of {checkpoint['__author__']}, but the model has "
             f"{', '.join(problems)}: change the config or take the other weights"
         )
-    return checkpoint
+    return _with_stem_of(model, checkpoint)
+
+
+def adapt_stem(weight: torch.Tensor, in_channels: int) -> torch.Tensor:
+    """First convolution of a network for images as one for rasters.
+
+    Each channel gets the mean over the input channels, scaled so that an image of equal channels
+    gives the same result.
+
+    Args:
+        weight: (channels, inputs, h, w).
+        in_channels: C, inputs of the result.
+
+    Returns:
+        (channels, C, h, w).
+    """
+    mean = weight.mean(dim=1, keepdim=True)
+    return mean.expand(-1, in_channels, -1, -1) * (weight.shape[1] / in_channels)
+
+
+def _with_stem_of(model: nn.Module, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of a ResNet, its first convolution with as many inputs as the model's."""
+    name = "stem.conv1.weight"
+    weight = checkpoint["model"].get(name)
+    inputs = {p.shape[1] for key, p in model.named_parameters() if key.endswith(name)}
+    if weight is None or len(inputs) != 1 or weight.shape[1] in inputs:
+        return checkpoint
+    adapted = adapt_stem(torch.as_tensor(weight), *inputs)
+    return {**checkpoint, "model": {**checkpoint["model"], name: adapted}}
 
 
 def rename_torchvision(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

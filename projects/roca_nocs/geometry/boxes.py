@@ -26,31 +26,37 @@ def xyxy_to_cxcywh(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([0.5 * (low + high), high - low], dim=-1)
 
 
-def elementwise_iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of pairs of boxes: inter / (union + 1e-6).
+def elementwise_iou(
+    boxes: torch.Tensor, others: torch.Tensor, eps: float = _AREA_EPSILON
+) -> torch.Tensor:
+    """Intersection over union of pairs of boxes: inter / (union + eps).
 
     Args:
         boxes, others: (..., 4) xyxy, sizes not negative; leading dimensions broadcast.
+        eps: positive; smaller for boxes of which the default is a noticeable part.
 
     Returns:
         (...), in [0, 1).
     """
-    return _iou_and_union(boxes, others)[0]
+    return _iou_and_union(boxes, others, eps)[0]
 
 
-def elementwise_giou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def elementwise_giou(
+    boxes: torch.Tensor, others: torch.Tensor, eps: float = _AREA_EPSILON
+) -> torch.Tensor:
     """Generalised IoU of pairs of boxes (Rezatofighi et al., CVPR 2019).
 
-    With h the area of the smallest box around both: IoU - (h - union) / (h + 1e-6).
+    With h the area of the smallest box around both: IoU - (h - union) / (h + eps).
 
     Args:
         boxes, others: (..., 4) xyxy, sizes not negative; leading dimensions broadcast.
+        eps: as for :func:`elementwise_iou`.
 
     Returns:
         (...), in (-1, 1).
     """
-    iou, union = _iou_and_union(boxes, others)
-    return iou - _empty_share_of_hull(boxes, others, union)
+    iou, union = _iou_and_union(boxes, others, eps)
+    return iou - _empty_share_of_hull(boxes, others, union, eps)
 
 
 def pairwise_iou_giou(
@@ -83,22 +89,24 @@ def inverse_sigmoid(x: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
 # Coordinates are taken apart first: torch is slow with reductions over a last dimension of two.
 
 
-def _iou_and_union(boxes: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _iou_and_union(
+    boxes: torch.Tensor, others: torch.Tensor, eps: float = _AREA_EPSILON
+) -> tuple[torch.Tensor, torch.Tensor]:
     a_x1, a_y1, a_x2, a_y2 = boxes.unbind(dim=-1)
     b_x1, b_y1, b_x2, b_y2 = others.unbind(dim=-1)
     width = torch.minimum(a_x2, b_x2) - torch.maximum(a_x1, b_x1)
     height = torch.minimum(a_y2, b_y2) - torch.maximum(a_y1, b_y1)
     inter = width.clamp(min=0) * height.clamp(min=0)
     union = (a_x2 - a_x1) * (a_y2 - a_y1) + (b_x2 - b_x1) * (b_y2 - b_y1) - inter
-    return inter / (union + _AREA_EPSILON), union
+    return inter / (union + eps), union
 
 
 def _empty_share_of_hull(
-    boxes: torch.Tensor, others: torch.Tensor, union: torch.Tensor
+    boxes: torch.Tensor, others: torch.Tensor, union: torch.Tensor, eps: float = _AREA_EPSILON
 ) -> torch.Tensor:
     a_x1, a_y1, a_x2, a_y2 = boxes.unbind(dim=-1)
     b_x1, b_y1, b_x2, b_y2 = others.unbind(dim=-1)
     width = torch.maximum(a_x2, b_x2) - torch.minimum(a_x1, b_x1)
     height = torch.maximum(a_y2, b_y2) - torch.minimum(a_y1, b_y1)
     hull = width * height
-    return (hull - union) / (hull + _AREA_EPSILON)
+    return (hull - union) / (hull + eps)

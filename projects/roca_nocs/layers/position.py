@@ -1,10 +1,14 @@
-"""Sine embeddings of positions in a feature map and of boxes (Vaswani et al., NeurIPS 2017)."""
+"""Embeddings of positions in a feature map and of boxes.
+
+Sines (Vaswani et al., NeurIPS 2017), or learned tables of rows and columns.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
@@ -54,6 +58,48 @@ class PositionEmbeddingSine(nn.Module):
             x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
         both = [_sine(each, self.num_pos_feats, self.temperature) for each in (y, x)]
         return torch.cat(both, dim=-1).permute(0, 3, 1, 2)
+
+
+class PositionEmbeddingLearned(nn.Module):
+    """Learned vectors of every row and column (DETR; parameters ``row_embed``, ``col_embed``).
+
+    Maps with more rows or columns than the tables read them stretched, linearly interpolated; the
+    published code would read beyond their ends.
+    """
+
+    def __init__(self, num_pos_feats: int = 128, table_size: int = 50) -> None:
+        """
+        Args:
+            num_pos_feats: channels of each of the two coordinates.
+            table_size: rows and columns that have vectors of their own.
+        """
+        super().__init__()
+        self.num_pos_feats = num_pos_feats
+        self.row_embed = nn.Embedding(table_size, num_pos_feats)
+        self.col_embed = nn.Embedding(table_size, num_pos_feats)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, padding_mask: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            padding_mask: (B, H, W) bool; only its shape is used.
+
+        Returns:
+            (B, 2 * num_pos_feats, H, W): the channels of the column, then those of the row.
+        """
+        batch, height, width = padding_mask.shape
+        rows = _first_or_stretched(self.row_embed.weight, height)[:, :, None]
+        columns = _first_or_stretched(self.col_embed.weight, width)[:, None, :]
+        both = [columns.expand(-1, height, -1), rows.expand(-1, -1, width)]
+        return torch.cat(both).expand(batch, -1, -1, -1)
+
+
+def _first_or_stretched(table: torch.Tensor, length: int) -> torch.Tensor:
+    """(E, length) of a table (N, E)."""
+    if length <= len(table):
+        return table[:length].T
+    return F.interpolate(table.T[None], size=length, mode="linear", align_corners=True)[0]
 
 
 def sine_box_embedding(

@@ -77,17 +77,69 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: torch.Tensor, *, query_pos: torch.Tensor, attn_mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        *,
+        query_pos: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        key_padding_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             x: (B, N, E), the values, and with ``query_pos`` added the queries and keys.
             query_pos: (B, N, E).
             attn_mask: (N, N) bool, True where a row must not see a column.
+            key_padding_mask: (B, N) bool, True at tokens that nothing must see; an item of the
+                batch with such tokens only sees all of them, so that its values stay finite.
 
         Returns:
             (B, N, E): ``x`` plus what was attended to.
         """
         positioned = x + query_pos
-        attended, _ = self.attn(positioned, positioned, x, attn_mask=attn_mask, need_weights=False)
+        attended, _ = self.attn(
+            positioned,
+            positioned,
+            x,
+            attn_mask=attn_mask,
+            key_padding_mask=never_all(key_padding_mask),
+            need_weights=False,
+        )
         return x + self.dropout(attended)
+
+
+class CrossAttention(SelfAttention):
+    """Multi-head attention from queries to tokens, with the positions of both."""
+
+    def forward(  # type: ignore[override]  # a call with tokens besides the queries
+        self,
+        x: torch.Tensor,
+        tokens: torch.Tensor,
+        *,
+        query_pos: torch.Tensor,
+        token_pos: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: (B, N, E), with ``query_pos`` added the queries.
+            tokens: (B, S, E), the values, and with ``token_pos`` added the keys.
+            query_pos: (B, N, E).
+            token_pos: (B, S, E).
+            key_padding_mask: (B, S) bool, True at tokens that no query must see.
+
+        Returns:
+            (B, N, E): ``x`` plus what was attended to.
+        """
+        attended, _ = self.attn(
+            x + query_pos,
+            tokens + token_pos,
+            tokens,
+            key_padding_mask=never_all(key_padding_mask),
+            need_weights=False,
+        )
+        return x + self.dropout(attended)
+
+
+def never_all(mask: torch.Tensor | None) -> torch.Tensor | None:
+    """(B, N) bool without the rows that are True throughout: a softmax over nothing is NaN."""
+    return None if mask is None else mask & ~mask.all(dim=1, keepdim=True)

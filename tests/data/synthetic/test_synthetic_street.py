@@ -382,8 +382,10 @@ def test_occlusion_levels() -> None:
         ("datasets/kitti_files.py", {"street"}),
         ("synthetic/models/vessels.py", {"tabletop"}),
         ("synthetic/write_rooms.py", {"rooms"}),
-        ("synthetic/render.py", {"rooms", "tabletop", "street"}),
-        ("cad_catalog.py", {"rooms", "tabletop", "street"}),
+        ("synthetic/traffic_roads.py", {"traffic"}),
+        ("bev_raster.py", {"traffic"}),
+        ("synthetic/render.py", {"rooms", "tabletop", "street", "traffic"}),
+        ("cad_catalog.py", {"rooms", "tabletop", "street", "traffic"}),
     ],
 )
 def test_work_on_one_kind_leaves_the_others_valid(
@@ -392,9 +394,9 @@ def test_work_on_one_kind_leaves_the_others_valid(
     package = Path(manifest_module.__file__).parents[1]
     copy = Path(shutil.copytree(package, tmp_path / "data"))
     monkeypatch.setattr(manifest_module, "__file__", str(copy / "synthetic" / "manifest.py"))
-    kinds = ("rooms", "tabletop", "street")
+    kinds = ("rooms", "tabletop", "street", "traffic")
     before = {kind: manifest_module.source_hash.__wrapped__(kind) for kind in kinds}
-    assert len(set(before.values())) == 3
+    assert len(set(before.values())) == 4
     (copy / file).write_text((copy / file).read_text() + "\n# changed\n")
     after = {kind: manifest_module.source_hash.__wrapped__(kind) for kind in kinds}
     assert {kind for kind in kinds if before[kind] != after[kind]} == changed

@@ -1,6 +1,7 @@
 """Readers of the datasets. Importing this package registers the named ones; it opens no file."""
 
 from .a2d2 import load_a2d2
+from .bev_clips import load_bev_clips
 from .builtin import register_builtin
 from .coco_format import load_coco_format, register_coco_format
 from .habitat import load_habitat
@@ -12,6 +13,7 @@ from .scan2cad import image_repeat_factors, load_scan2cad, scan2cad_records
 __all__ = [
     "image_repeat_factors",
     "load_a2d2",
+    "load_bev_clips",
     "load_coco_format",
     "load_habitat",
     "load_kitti",

@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..coco_json import DatasetError
 from ..synthetic.manifest import check_dataset
 from ..synthetic.presets import KINDS, PRESETS, folder_name
-from . import a2d2, habitat, kitti, nocs, nocs_coco, omni3d, scan2cad
+from . import a2d2, bev_clips, habitat, kitti, nocs, nocs_coco, omni3d, scan2cad
 
 ROOT_VARIABLE = "DETECTRON2_DATASETS"
 
@@ -40,7 +40,8 @@ class BuiltinDataset:
         image_root: folder of the image names in it, relative to the folder.
         command: that makes an embedded dataset, whose manifest tells whether it is complete;
             ``None`` for a published one.
-        evaluator_type: ``"coco"``, ``"kitti"`` or ``"omni3d"``, for tools that choose by it.
+        evaluator_type: ``"coco"``, ``"kitti"``, ``"omni3d"`` or ``"bev"``, for tools that choose by
+            it.
         extra: further metadata; values of type ``Path`` are relative to the folder.
     """
 
@@ -68,7 +69,12 @@ def builtin_datasets() -> list[BuiltinDataset]:
         for kind in KINDS:
             prefix = folder_name(kind, preset)
             command = prepare_command(kind, preset)
-            make = {"rooms": _rooms, "tabletop": _tabletops, "street": _streets}[kind]
+            make = {
+                "rooms": _rooms,
+                "tabletop": _tabletops,
+                "street": _streets,
+                "traffic": _traffic,
+            }[kind]
             datasets += make(prefix, command)
     datasets += [
         _scan2cad(f"scan2cad_{split}", "scan2cad", split, split, None) for split in ("train", "val")
@@ -92,6 +98,11 @@ def builtin_datasets() -> list[BuiltinDataset]:
         _omni3d(f"omni3d_{name.lower()}_{split}", "Omni3D", f"{name}_{split}.json", classes)
         for name, classes in omni3d.DATASETS.items()
         for split in ("train", "val", "test")
+    ]
+    datasets += [
+        _bev_clips(folder, split, None)
+        for folder in ("nuscenes_bev", "lyft_bev")
+        for split in ("train", "val")
     ]
     return datasets
 
@@ -137,6 +148,24 @@ def _streets(prefix: str, command: str) -> list[BuiltinDataset]:
             for split in splits
         ),
     ]
+
+
+def _traffic(prefix: str, command: str) -> list[BuiltinDataset]:
+    return [_bev_clips(prefix, split, command) for split in ("train", "val", "test")]
+
+
+def _bev_clips(folder: str, split: str, command: str | None) -> BuiltinDataset:
+    return BuiltinDataset(
+        name=f"{folder}_{split}",
+        folder=folder,
+        load=partial(bev_clips.load_bev_clips, split=split),
+        classes=bev_clips.CLASSES,
+        first_id=0,
+        json_file=None,
+        image_root="clips",
+        command=command,
+        evaluator_type="bev",
+    )
 
 
 def _scan2cad(

@@ -1,10 +1,11 @@
 """Makes an embedded dataset: plans, runs in parallel, resumes, repairs.
 
 The work is a list of tasks, each of which writes its own files: a CAD model, a room, a folder of
-ten tabletop images, or ten street images. A journal gets one line per finished task, with the sizes
-and hashes of its files. A later run keeps every task whose files are still as the journal says, so
-an interrupted run is resumed and a damaged one repaired by the same command. What a task writes
-depends on the arguments only, never on other tasks or on the number of workers.
+ten tabletop images, ten street images, or ten clips of traffic. A journal gets one line per
+finished task, with the sizes and hashes of its files. A later run keeps every task whose files are
+still as the journal says, so an interrupted run is resumed and a damaged one repaired by the same
+command. What a task writes depends on the arguments only, never on other tasks or on the number of
+workers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from ..coco_json import DatasetError
 from ..process_pool import locked, worker_pool
-from . import write_rooms, write_street, write_tabletop
+from . import write_rooms, write_street, write_tabletop, write_traffic
 from .manifest import (
     GENERATOR_VERSION,
     MANIFEST_NAME,
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_NAME = "generation.jsonl"
 
-_BYTES_PER_PIXEL = {"rooms": 3.5, "tabletop": 4.5, "street": 2.3}
+_BYTES_PER_PIXEL = {"rooms": 3.5, "tabletop": 4.5, "street": 2.3, "traffic": 4.5}
 _BYTES_OF_MODELS = 30e6
 
 
@@ -64,8 +65,9 @@ class Task:
 def plan_tasks(arguments: DatasetArguments) -> list[Task]:
     """All tasks of a dataset, in the order of its files."""
     variants = (*TRAIN_VARIANTS, *UNSEEN_VARIANTS)
-    # KITTI's layout has no models.
-    categories = () if arguments.kind == "street" else CATEGORIES[arguments.kind]
+    # KITTI's layout and clips have no models.
+    has_models = arguments.kind in ("rooms", "tabletop")
+    categories = CATEGORIES[arguments.kind] if has_models else ()
     tasks = [Task("models", category, v, 0) for category in categories for v in variants]
     per_task = IMAGES_PER_TASK[arguments.kind]
     for split, images in arguments.images_of_split().items():
@@ -91,6 +93,7 @@ def run_task(root: str, arguments: DatasetArguments, task: Task) -> dict[str, An
                 "rooms": write_rooms.write_room,
                 "tabletop": write_tabletop.write_folder,
                 "street": write_street.write_images,
+                "traffic": write_traffic.write_clips,
             }[arguments.kind]
             content = write(writer, arguments, task.group, task.index, task.num_images)
     except Exception as error:
@@ -310,6 +313,8 @@ def _finish(
         write_rooms.write_room_catalogs(writer, models)
     elif arguments.kind == "street":
         write_street.write_street_annotations(writer, contents)
+    elif arguments.kind == "traffic":
+        write_traffic.write_traffic_lists(writer, arguments, contents)
     else:
         variants = (*TRAIN_VARIANTS, *UNSEEN_VARIANTS)
         mugs = [build_model(write_tabletop.HANDLE_CLASS, variant) for variant in variants]

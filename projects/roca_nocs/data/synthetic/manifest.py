@@ -37,6 +37,13 @@ _SOURCES_OF_ONE_KIND = {
     "people.py": "street",
     "kitti_files.py": "street",
     "box3d_records.py": "street",
+    "traffic.py": "traffic",
+    "traffic_agents.py": "traffic",
+    "traffic_roads.py": "traffic",
+    "write_traffic.py": "traffic",
+    "bev_clip.py": "traffic",
+    "bev_raster.py": "traffic",
+    "bev_visibility.py": "traffic",
 }
 """Source files that only one kind of dataset depends on; all others belong to every kind."""
 
@@ -116,7 +123,10 @@ def source_hash(kind: str) -> str:
     """
     package = Path(__file__).parent
     sources = sorted(package.rglob("*.py"))
-    sources.append(package.parent / "cad_catalog.py")
+    sources += (
+        package.parent / name
+        for name in ("bev_clip.py", "bev_raster.py", "bev_visibility.py", "cad_catalog.py")
+    )
     sources += (
         package.parent / "datasets" / name for name in ("box3d_records.py", "kitti_files.py")
     )

@@ -9,10 +9,15 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict, dataclass
 
-KINDS = ("rooms", "tabletop", "street")
+KINDS = ("rooms", "tabletop", "street", "traffic")
 VIEWS_PER_ROOM = 2
 FRAMES_PER_FOLDER = 10
-IMAGES_PER_TASK = {"rooms": VIEWS_PER_ROOM, "tabletop": FRAMES_PER_FOLDER, "street": 10}
+IMAGES_PER_TASK = {
+    "rooms": VIEWS_PER_ROOM,
+    "tabletop": FRAMES_PER_FOLDER,
+    "street": 10,
+    "traffic": 10,
+}
 """What one process makes at a time."""
 
 REAL_TRAIN_SHARE = 4  # one image of real/train for this many of camera/train
@@ -23,11 +28,11 @@ class DatasetArguments:
     """Everything that decides the content of a generated dataset.
 
     Attributes:
-        kind: ``"rooms"``, ``"tabletop"`` or ``"street"``.
+        kind: ``"rooms"``, ``"tabletop"``, ``"street"`` or ``"traffic"``, whose images are clips.
         train: training images; of tabletops, those of ``camera/train`` (``real/train``: a quarter).
         val: validation images, for each validation split (rooms: unseen and seen CAD models;
-            tabletops: ``camera/val`` and ``real/test``).
-        width, height: image size in pixels.
+            tabletops: ``camera/val`` and ``real/test``; traffic: ``val`` and ``test``).
+        width, height: image size in pixels, of traffic in cells of half a metre.
         seed: the seed that all scenes derive from.
     """
 
@@ -67,6 +72,8 @@ class DatasetArguments:
             return {"train": self.train, "val": self.val, "val_seen": self.val}
         if self.kind == "street":
             return {"train": self.train, "val": self.val}
+        if self.kind == "traffic":
+            return {"train": self.train, "val": self.val, "test": self.val}
         return {
             "camera/train": self.train,
             "camera/val": self.val,
@@ -97,6 +104,11 @@ _STREET_NUMBERS = {
     "demo": {"train": 1200, "val": 200, "width": 384, "height": 112},
     "full": {"train": 1200, "val": 200, "width": 1152, "height": 336},
 }
+_TRAFFIC_NUMBERS = {
+    "tiny": {"train": 24, "val": 10, "width": 96, "height": 96},
+    "demo": {"train": 2400, "val": 200, "width": 96, "height": 96},
+    "full": {"train": 10000, "val": 500, "width": 200, "height": 200},
+}
 PRESETS = tuple(_NUMBERS)
 
 
@@ -104,7 +116,7 @@ def preset_arguments(kind: str, preset: str) -> DatasetArguments:
     """The arguments of a preset (``tiny``, ``demo`` or ``full``) of a kind."""
     if preset not in _NUMBERS:
         raise ValueError(f"Unknown preset {preset!r}; the presets are {', '.join(PRESETS)}.")
-    numbers = _STREET_NUMBERS if kind == "street" else _NUMBERS
+    numbers = {"street": _STREET_NUMBERS, "traffic": _TRAFFIC_NUMBERS}.get(kind, _NUMBERS)
     return DatasetArguments(kind=kind, **numbers[preset])
 
 

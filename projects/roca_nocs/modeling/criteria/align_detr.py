@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.utils import comm
-from torch import distributed as dist
 from torch import nn
 
 from roca_nocs.geometry.boxes import cxcywh_to_xyxy, elementwise_giou, elementwise_iou
+from roca_nocs.modeling.criteria.average_count import average_count
 from roca_nocs.modeling.criteria.ia_bce import (
     align_loss,
     alignment_quality,
@@ -154,7 +153,7 @@ class AlignDETRCriterion(nn.Module):
             sums = self._sums(predictions, pairs, targets)
             groups = [1] * len(supervised) + [num_groups] * len(denoising)
             scale = sums.new_tensor([[weight / g for g in groups] for weight in self.weights])
-            values = sums * scale / _num_boxes(int(counts.sum()), device)
+            values = sums * scale / average_count(int(counts.sum()), device)
             losses = {
                 f"{loss}{suffix}": value
                 for loss, row in zip(_LOSSES, values, strict=True)
@@ -301,13 +300,3 @@ def _pairs(
 def _full_precision(values: torch.Tensor) -> torch.Tensor:
     """float32, unless it is float64 already."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _num_boxes(count: int, device: torch.device) -> torch.Tensor | float:
-    """Number of targets of a process, averaged over the processes, at least 1."""
-    world_size = comm.get_world_size()
-    if world_size == 1:
-        return max(count, 1)
-    total = torch.tensor(float(count), device=device)
-    dist.all_reduce(total)
-    return (total / world_size).clamp(min=1)

@@ -109,7 +109,7 @@ class MixedMatcher(nn.Module):
         for number, flat in enumerate(np.split(on_host, np.cumsum(sizes)[:-1])):
             of_images = np.split(flat.reshape(total, -1), np.cumsum(counts)[:-1])
             for image, cost in enumerate(of_images):
-                _check_finite(cost, outputs[number].name, image)
+                check_finite(cost, outputs[number].name, image)
                 pairs.append(_assign(cost, outputs[number].k, number, image))
         return Matches(*np.concatenate(pairs, axis=1))
 
@@ -159,7 +159,14 @@ def _assign(cost: np.ndarray, k: int, output: int, image: int) -> np.ndarray:
     return np.stack([*where, matched[order], queries[order]]).astype(np.int64, copy=False)
 
 
-def _check_finite(cost: np.ndarray, name: str, image: int) -> None:
+def check_finite(cost: np.ndarray, name: str, image: int) -> None:
+    """Raise FloatingPointError for costs that are not finite.
+
+    Args:
+        cost: any shape.
+        name: of the output.
+        image: of the batch.
+    """
     if np.isfinite(cost).all():
         return
     when = f" at iteration {get_event_storage().iter}" if has_event_storage() else ""

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.modeling import Backbone
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
+from torch.nn import functional as F
 
-from roca_nocs.geometry.boxes import cxcywh_to_xyxy, inverse_sigmoid, xyxy_to_cxcywh
+from roca_nocs.geometry.boxes import inverse_sigmoid, xyxy_to_cxcywh
 from roca_nocs.layers.neck import ChannelMapper
 from roca_nocs.layers.position import PositionEmbeddingSine
-from roca_nocs.layers.transformer import DetrMLP
 from roca_nocs.modeling.criteria.matcher import Targets
 from roca_nocs.modeling.transformer.align_detr_transformer import (
     AlignDETRTransformer,
     TransformerOutput,
 )
 from roca_nocs.modeling.transformer.denoising import DenoisingQueries, build_denoising_queries
+from roca_nocs.modeling.transformer.detections import boxes_in_pixels, select_detections
+from roca_nocs.modeling.transformer.prediction_heads import new_box_head, new_class_head
 
 __all__ = ["AlignDETRHead", "boxes_in_pixels", "level_masks", "select_detections"]
 
@@ -89,11 +89,8 @@ class AlignDETRHead(nn.Module):
         self.box_noise_scale = box_noise_scale
         self.select_box_nums_for_evaluation = select_box_nums_for_evaluation
 
-        class_head = nn.Linear(embed_dim, num_classes)
-        nn.init.constant_(class_head.bias, -math.log((1 - prior_init) / prior_init))
-        box_head = DetrMLP(embed_dim, embed_dim, 4, 3)
-        nn.init.zeros_(box_head.layers[-1].weight)
-        nn.init.zeros_(box_head.layers[-1].bias)
+        class_head = new_class_head(embed_dim, num_classes, prior_init)
+        box_head = new_box_head(embed_dim)
         # One for each decoder layer and one for the proposals, equal at the start.
         heads = transformer.decoder.num_layers + 1
         self.class_embed = nn.ModuleList(copy.deepcopy(class_head) for _ in range(heads))
@@ -206,37 +203,6 @@ class AlignDETRHead(nn.Module):
             Instances(size, pred_boxes=Boxes(boxes[i]), scores=scores[i], pred_classes=labels[i])
             for i, size in enumerate(image_sizes)
         ]
-
-
-def select_detections(
-    logits: torch.Tensor,
-    boxes: torch.Tensor,
-    image_sizes: Sequence[tuple[int, int]],
-    count: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The best pairs of a query and a class; a query may occur with several classes.
-
-    Args:
-        logits: (B, Q, C).
-        boxes: (B, Q, 4) cxcywh in [0, 1].
-        image_sizes: (height, width) of each image in pixels.
-        count: K, at most; Q * C if that is less.
-
-    Returns:
-        scores (B, K) in [0, 1], falling; labels (B, K) int64; boxes (B, K, 4) xyxy in pixels.
-    """
-    num_classes = logits.shape[-1]
-    probabilities = logits.float().sigmoid().flatten(1)
-    scores, chosen = probabilities.topk(min(count, probabilities.shape[1]), dim=1)
-    rows = chosen.div(num_classes, rounding_mode="floor")
-    boxes = boxes.gather(1, rows[..., None].expand(-1, -1, 4))
-    return scores, chosen % num_classes, boxes_in_pixels(boxes, image_sizes)
-
-
-def boxes_in_pixels(boxes: torch.Tensor, image_sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Boxes (B, K, 4), cxcywh in [0, 1] of images of (height, width), as xyxy in pixels."""
-    sizes = boxes.new_tensor([[width, height] * 2 for height, width in image_sizes])
-    return cxcywh_to_xyxy(boxes) * sizes[:, None]
 
 
 def level_masks(images: ImageList, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:

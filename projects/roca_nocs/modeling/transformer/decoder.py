@@ -50,7 +50,7 @@ class DeformableDecoder(nn.Module):
         self.num_layers = num_layers
         self.look_forward_twice = look_forward_twice
         self.layers = nn.ModuleList(
-            _DecoderLayer(
+            DecoderLayer(
                 SelfAttention(embed_dim, num_heads, attn_dropout),
                 MultiScaleDeformableAttention(
                     embed_dim, num_heads, num_feature_levels, num_points, attn_dropout
@@ -109,7 +109,9 @@ class DeformableDecoder(nn.Module):
         return torch.stack(states), torch.stack(references)
 
 
-class _DecoderLayer(nn.Module):
+class DecoderLayer(nn.Module):
+    """Attention between queries, to the image, a perceptron; each followed by its norm."""
+
     def __init__(
         self,
         self_attention: SelfAttention,
@@ -129,9 +131,24 @@ class _DecoderLayer(nn.Module):
         memory: torch.Tensor,
         levels: FeatureLevels,
         reference_points: torch.Tensor,
-        attn_mask: torch.Tensor | None,
+        attn_mask: torch.Tensor | None = None,
+        query_padding: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        queries = self.attentions[0](queries, query_pos=query_pos, attn_mask=attn_mask)
+        """
+        Args:
+            queries, query_pos: (B, Q, E).
+            memory: (B, S, E) encoded tokens.
+            levels: what ``memory`` belongs to.
+            reference_points: (B, Q, L, 2 or 4) on the levels.
+            attn_mask: (Q, Q) bool, True where a query must not see another.
+            query_padding: (B, Q) bool, True at queries that no other must see.
+
+        Returns:
+            (B, Q, E).
+        """
+        queries = self.attentions[0](
+            queries, query_pos=query_pos, attn_mask=attn_mask, key_padding_mask=query_padding
+        )
         queries = self.attentions[1](
             self.norms[0](queries),
             memory,

@@ -5,10 +5,12 @@ B images, L levels, E channels, S tokens: the cells of all levels, level by leve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 
 class FeatureLevels(NamedTuple):
@@ -41,7 +43,8 @@ def flatten_levels(
     Args:
         features: (B, E, H, W) of each level.
         masks: (B, H, W) bool, True at padding, which is at the right and the bottom; None for
-            images without padding.
+            images without padding. Of other masks the first row and column count; where they are
+            padding throughout, the size of the rest is taken to be one cell.
         positions: (B, E, H, W).
     """
     spatial_shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
@@ -57,7 +60,8 @@ def flatten_levels(
         valid_sizes = torch.stack(
             [torch.stack([(~m[:, 0, :]).sum(1), (~m[:, :, 0]).sum(1)], dim=-1) for m in masks],
             dim=1,
-        ).to(torch.float32)
+        )
+        valid_sizes = valid_sizes.to(torch.float32).clamp(min=1.0)
     centers = [
         _cell_centers(height, width, sizes) / valid_sizes[:, level : level + 1]
         for level, (height, width) in enumerate(spatial_shapes)
@@ -70,6 +74,42 @@ def flatten_levels(
         valid_ratios=valid_sizes / sizes,
         centers=torch.cat(centers, dim=1),
     )
+
+
+def resize_padding(padding: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+    """Padding of images at one of their levels.
+
+    Args:
+        padding: (B, H, W) bool, True at padding.
+        level: (B, E, h, w), only its size is used.
+
+    Returns:
+        (B, h, w) bool, True at cells whose first pixel is padding.
+    """
+    return F.interpolate(padding[:, None].float(), size=level.shape[-2:])[:, 0].bool()
+
+
+def extend_strides(strides: Sequence[int], num_levels: int) -> tuple[int, ...]:
+    """Strides of ``num_levels`` levels, of which those beyond the given ones double each time."""
+    extra = [strides[-1] * 2**number for number in range(1, num_levels - len(strides) + 1)]
+    return (*strides, *extra)
+
+
+def nearest_level(strides: Sequence[int], wanted: int) -> int:
+    """The level whose stride is nearest by ratio; of equal ones the last, of the most layers."""
+    distances = [abs(math.log(stride / wanted)) for stride in strides]
+    return max(level for level, each in enumerate(distances) if each <= min(distances) + 1e-9)
+
+
+def split_levels(
+    tokens: torch.Tensor, spatial_shapes: Sequence[tuple[int, int]]
+) -> list[torch.Tensor]:
+    """Tokens (B, S, E) as the maps (B, E, height, width) of their levels."""
+    counts = [height * width for height, width in spatial_shapes]
+    return [
+        part.mT.unflatten(2, tuple(shape))
+        for part, shape in zip(tokens.split(counts, dim=1), spatial_shapes, strict=True)
+    ]
 
 
 def _cell_centers(height: int, width: int, like: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,218 @@
+"""Training of decoded frames and steps: identities, matched masks, flow and semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from roca_nocs.modeling.criteria.clip_loss import ClipCriterion, LossSums
+from roca_nocs.modeling.criteria.clip_matching import NONE, FrameTargets, updated_identity
+from roca_nocs.modeling.criteria.mask_loss import dice_cost, upsample
+from roca_nocs.modeling.future.clip_batch import ClipTargets
+from roca_nocs.modeling.future.flow import resize_flow, warp_by_flow
+from roca_nocs.modeling.future.rollout import Step
+from roca_nocs.modeling.tracking.track_state import NEW, TrackState
+from roca_nocs.modeling.transformer.future_detector import FutureDetector
+
+_Masks = tuple[torch.Tensor, torch.Tensor]
+
+
+class Supervision:
+    """Losses of one batch, collected while its frames and steps are decoded.
+
+    Attributes:
+        sums: the losses so far.
+    """
+
+    def __init__(
+        self, criterion: ClipCriterion, detector: FutureDetector, valid: torch.Tensor | None
+    ) -> None:
+        """
+        Args:
+            criterion: with the matcher.
+            detector: with the mask and semantic heads.
+            valid: (B, H, W) bool, cells that count; None for all.
+        """
+        self.criterion = criterion
+        self.detector = detector
+        self.valid = valid
+        self.sums = LossSums()
+
+    def frame(
+        self,
+        suffix: str,
+        state: TrackState,
+        step: Step,
+        targets: FrameTargets,
+        *,
+        number: int = 0,
+        births: bool = True,
+        extra_cost: torch.Tensor | None = None,
+    ) -> tuple[TrackState, torch.Tensor]:
+        """Match the rows of a frame, add its class and box losses, and give identities.
+
+        Args:
+            suffix: of the losses.
+            state: rows before the frame.
+            step: what the decoder made of them.
+            targets: of the frame.
+            number: future step, 0 up to the present.
+            births: match targets that no row has.
+            extra_cost: (N, M) of the last layer.
+
+        Returns:
+            rows with the identities and IoUs of the frame, and the target (N,) int64 of each, -1
+            for none.
+        """
+        assigned = self.criterion.matcher(
+            state.ids, state.clip, step.logits, step.boxes, targets, extra_cost, births
+        )
+        matched = torch.from_numpy(assigned[-1]).to(state.ids.device)
+        disappeared = (state.ids >= 0).cpu().numpy() & (assigned[-1] == NONE)
+        self.sums.count += len(targets) + int(np.count_nonzero(disappeared))
+        self.criterion.frame(self.sums, suffix, step.logits, step.boxes, assigned, targets, number)
+        ids, iou = updated_identity(state.ids, state.iou, step.boxes[-1], matched, targets)
+        return state.replace(ids=ids, iou=iou), matched
+
+    def steps(
+        self, state: TrackState, steps: Sequence[Step], targets: ClipTargets, *, births: bool
+    ) -> None:
+        """Add the losses of the present and of all future steps.
+
+        Rows are assigned at the present and keep their object; an object that is first seen later
+        is assigned at that step to a row without one, if ``births``.
+
+        Args:
+            state: rows of the present before its matching.
+            steps: the present and the future.
+            targets: of the clips.
+            births: match objects that appear in the future.
+        """
+        has_masks = self.detector.mask_type is not None
+        extra = None
+        if has_masks and self.criterion.match_future_masks:
+            extra = self._mask_costs(state, steps, targets)
+        before: _Masks | None = None
+        for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
+            suffix = f"_f{number}" if number else ""
+            state, matched = self.frame(
+                suffix,
+                state,
+                step,
+                wanted,
+                number=number,
+                births=births or number == 0,
+                extra_cost=extra if number == 0 else None,
+            )
+            if has_masks:
+                masks = self._masks(suffix, state, step, wanted, matched, number)
+                if before is not None and step.flow is not None:
+                    self._consistency(suffix, state, step.flow, before, masks, number)
+                    label = targets.flow[number - 1]
+                    flow = resize_flow(step.flow, _size(label))
+                    self.criterion.flow(self.sums, suffix, flow, label, self.valid, number)
+                before = masks
+            if targets.semantic is not None:
+                self._semantic(suffix, step, targets.semantic[:, number], number)
+
+    def proposals(self, logits: torch.Tensor, boxes: torch.Tensor, targets: FrameTargets) -> None:
+        """Add the losses ``_enc`` of a two-stage encoder, for which all objects have class 0.
+
+        Args:
+            logits: (B, S, K).
+            boxes: (B, S, 4) cxcywh in [0, 1].
+            targets: of the images.
+        """
+        clip = torch.arange(len(logits), device=logits.device).repeat_interleave(logits.shape[1])
+        targets = replace(targets, labels=torch.zeros_like(targets.labels))
+        rows = (logits.flatten(0, 1)[None], boxes.flatten(0, 1)[None])
+        ids = torch.full_like(clip, NEW)
+        assigned = self.criterion.matcher(ids, clip, *rows, targets)
+        self.criterion.frame(self.sums, "_enc", *rows, assigned, targets)
+
+    def _masks(
+        self,
+        suffix: str,
+        state: TrackState,
+        step: Step,
+        targets: FrameTargets,
+        matched: torch.Tensor,
+        number: int,
+    ) -> _Masks:
+        """Add mask losses; returns the rows (P,) with a target and their logits (P, h, w)."""
+        assert targets.masks is not None
+        rows = (matched >= 0).nonzero().squeeze(dim=1)
+        clip = state.clip[rows]
+        logits = self.detector.masks(step.encoded, step.hs[-1, rows], clip).float()
+        self.criterion.masks(
+            self.sums,
+            suffix,
+            upsample(logits, _size(targets.masks)),
+            targets.masks[matched[rows]],
+            None if self.valid is None else self.valid[clip],
+            number,
+        )
+        return rows, logits
+
+    def _consistency(
+        self,
+        suffix: str,
+        state: TrackState,
+        flow: torch.Tensor,
+        before: _Masks,
+        after: _Masks,
+        number: int,
+    ) -> None:
+        """Add the consistency of the rows that have a target in both steps."""
+        (old_rows, old_logits), (rows, logits) = before, after
+        place = torch.full_like(state.ids, NONE)
+        place[old_rows] = torch.arange(len(old_rows), device=place.device)
+        both = (place[rows] >= 0).nonzero().squeeze(dim=1)
+        old = old_logits[place[rows[both]]].sigmoid().detach()
+        flow = resize_flow(flow, _size(logits))[state.clip[rows[both]]]
+        warped = warp_by_flow(old[:, None], flow)[:, 0]
+        self.criterion.consistency(self.sums, suffix, logits[both], warped, number)
+
+    def _semantic(self, suffix: str, step: Step, labels: torch.Tensor, number: int) -> None:
+        logits = self.detector.semantic(step.encoded).float()
+        logits = F.interpolate(logits, size=_size(labels), mode="bilinear", align_corners=False)
+        self.criterion.semantic(self.sums, suffix, logits, labels, self.valid, number)
+
+    @torch.no_grad()
+    def _mask_costs(
+        self, state: TrackState, steps: Sequence[Step], targets: ClipTargets
+    ) -> torch.Tensor | None:
+        """(N, M) discounted dice costs of rows without identity and the targets of the present.
+
+        They are computed at the resolution of the masks. Steps at which a target is absent cost
+        nothing.
+        """
+        present = targets.future[0]
+        if len(present) == 0:
+            return None
+        rows = (state.ids == NEW).nonzero().squeeze(dim=1)
+        total = torch.zeros(len(state), len(present), device=state.ids.device)
+        for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
+            same = (present.ids[:, None] == wanted.ids) & (present.clip[:, None] == wanted.clip)
+            column, found = same.nonzero().unbind(dim=1)
+            if len(found) == 0:
+                continue
+            assert wanted.masks is not None
+            logits = self.detector.masks(step.encoded, step.hs[-1, rows], state.clip[rows])
+            logits = logits.float()
+            masks = F.adaptive_avg_pool2d(wanted.masks[found].float(), _size(logits))
+            usable = None
+            if self.valid is not None:
+                valid = self.valid[wanted.clip[found]].float()
+                usable = F.adaptive_avg_pool2d(valid, _size(logits))
+            cost = dice_cost(logits, masks, usable)
+            total[rows[:, None], column] += cost * self.criterion.mask_cost_discount**number
+        return total
+
+
+def _size(maps: torch.Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]

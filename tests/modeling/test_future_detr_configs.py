@@ -1,0 +1,103 @@
+"""The configurations of FutureDETR for rasters: sizes, stages, and a step of the smallest one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig
+
+from modeling.tiny_future_detr import make_clip
+from roca_nocs.data.mixtures import first_records
+from roca_nocs.engine.config import load_config
+from roca_nocs.engine.param_groups import slow_sampling
+from roca_nocs.modeling.meta_arch import FutureDETR
+
+CONFIGS = Path(__file__).parents[2] / "configs/future_detr"
+STAGES = ("bev_detection", "bev_clips", "bev_rollout")
+
+
+def load(name: str) -> DictConfig:
+    return load_config(CONFIGS / f"{name}.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "future", "masks"),
+    [
+        ("bev_detection", 1, 0, None),
+        ("bev_clips", 3, 0, None),
+        ("bev_rollout", 3, 4, "conv"),
+        ("bev_smoke", 2, 2, "dot"),
+    ],
+)
+def test_models_fit_their_data(name: str, frames: int, future: int, masks: str | None) -> None:
+    config = load(name)
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    assert isinstance(model, FutureDETR)
+    assert (model.num_future, model.detector.mask_type) == (future, masks)
+    assert (model.rollout is not None) == (future > 0)
+    assert (model.propagation is not None) == (frames > 1)
+    for part in (config.dataloader.train, config.dataloader.test):
+        mapper = part.mapper
+        assert mapper.n_past >= (model.num_frames or frames)
+        assert mapper.n_future >= future
+    assert config.dataloader.train.mapper.n_past == frames
+    # The evaluator compares all frames that the mapper gives.
+    assert config.dataloader.test.mapper.n_future == future
+
+
+def test_stages_start_from_each_other() -> None:
+    configs = [load(name) for name in STAGES]
+    assert configs[0].train.init_checkpoint == ""
+    for before, after in pairwise(configs):
+        expected = f"{before.train.output_dir}/model_final.pth"
+        assert after.train.init_checkpoint == expected
+    with torch.device("meta"):
+        states = [instantiate(config.model).state_dict() for config in configs]
+    for before, after in pairwise(states):
+        assert {k: v.shape for k, v in before.items()}.items() <= {
+            k: v.shape for k, v in after.items()
+        }.items()
+
+
+def test_sampling_learns_slowly() -> None:
+    config = load("bev_rollout")
+    with torch.device("meta"):
+        config.optimizer.params.model = instantiate(config.model)
+    groups = instantiate(config.optimizer).param_groups
+    assert {group["lr"] / config.optimizer.lr for group in groups} == {0.1, 1.0}
+    slow = {n for n, _ in config.optimizer.params.model.named_parameters() if slow_sampling(n) < 1}
+    assert any("rollout" in name for name in slow)
+    assert all("sampling_offsets" in name or "reference_points" in name for name in slow)
+
+
+def test_smallest_model_trains_and_predicts() -> None:
+    torch.manual_seed(0)
+    model = instantiate(load("bev_smoke").model)
+    size = (16, 16)
+    clips = [
+        make_clip(agents, seed=seed, frames=2, channels=5, size=size)
+        for seed, agents in enumerate(([(4, range(9))], []))
+    ]
+    for clip in clips:  # one class
+        for labels in clip["frames"] + clip["future"]:
+            labels["labels"] = torch.zeros_like(labels["labels"])
+    losses = model(clips)
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    model.eval()
+    for result in model(clips):
+        assert result["instances"].shape == (3, *size)
+
+
+def test_first_records() -> None:
+    records = [{"image_id": number} for number in range(3)]
+    assert first_records(records, 2) == records[:2]
+    with pytest.raises(ValueError, match="has 3"):
+        first_records(records, 4)
