@@ -16,7 +16,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from roca_nocs.evaluation.summary import DEFAULT_ROWS, SummaryRow, summary_table
+from roca_nocs.evaluation.summary import DEFAULT_ROWS, SummaryRow, known_rows, summary_table
 
 
 def labelled_path(text: str) -> tuple[str, Path]:
@@ -41,8 +41,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--metrics",
         nargs="+",
         metavar="TASK/NAME",
-        help="rows to show; default: detection, depth, alignment, retrieval and what trivial "
-        "predictors reach",
+        help="rows to show; default: what the models are compared by, and what trivial predictors "
+        "reach, as far as the files have it",
     )
     return parser
 
@@ -62,11 +62,12 @@ def read_results(path: Path) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = argument_parser().parse_args(arguments)
-    rows = DEFAULT_ROWS
+    labels, paths = zip(*args.results, strict=True)
+    results = [read_results(path) for path in paths]
+    rows = known_rows(results, DEFAULT_ROWS)
     if args.metrics:
         rows = [SummaryRow(key, (key,)) for key in args.metrics]
-    labels, paths = zip(*args.results, strict=True)
-    table = summary_table([read_results(path) for path in paths], rows)
+    table = summary_table(results, rows)
     print(tabulate(table, ["", *labels], tablefmt="github", floatfmt=".1f", missingval="-"))
 
 

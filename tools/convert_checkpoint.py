@@ -10,6 +10,7 @@
     tools/convert_checkpoint.py nocs mask_rcnn_nocs.h5 nocs_branches.pth
     tools/convert_checkpoint.py deformable_detr r50_deformable_detr.pth detr.pth
     tools/convert_checkpoint.py detr_segm detr-r50-panoptic.pth panoptic.pth
+    tools/convert_checkpoint.py cube_rcnn cubercnn_Res34_FPN.pth cube_rcnn.pth
 
 Every tensor of the model must be in the file with its shape, and no other. Of AlignDETR, tensors
 that depend on the classes or the number of queries are left out, and named, if the model of

@@ -6,8 +6,8 @@
     tools/demo.py --config-file configs/roca/rooms.py --weights model.pth \\
         --input photos/ video.mp4 --intrinsics fx,fy,cx,cy --cads cads --output found
 
-Each image gets a picture and a JSON file, and from models with 3D poses a page with the scene to
-turn around and a GLB file; index.html shows all. See docs/demo.md.
+Each image gets a picture and a JSON file, and from models with 3D poses or boxes a page with the
+scene to turn around and a GLB file; index.html shows all. See docs/demo.md.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ from roca_nocs.engine.ema import build_average
 from roca_nocs.engine.launch import resolve_device
 from roca_nocs.visualization import inputs
 from roca_nocs.visualization.output_folder import OutputFolder
-from roca_nocs.visualization.predictor import CAMERA_NEEDED, Predictor, predicts_poses
+from roca_nocs.visualization.predictor import CAMERA_NEEDED, Predictor
 from roca_nocs.visualization.video import VideoReader
+
+ASSUMED_FOCAL = 2.0
+"""Focal length over the height of the image where it is not known, as Cube R-CNN's demo has it."""
+CAMERA_ASSUMED = (
+    "warning: the camera is not known (--intrinsics or --fov), and a focal length of twice the "
+    "height of the image is assumed: distances and sizes are right up to a factor"
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -55,6 +62,12 @@ def argument_parser() -> argparse.ArgumentParser:
         "--intrinsics", help="fx,fy,cx,cy of --input in pixels, or a file with a matrix"
     )
     parser.add_argument("--fov", type=float, help="or its horizontal field of view, degrees")
+    parser.add_argument(
+        "--depth",
+        type=Path,
+        help="measured depth of --input for models that use it: a PNG with 16 bits, millimetres, "
+        "or a folder with one of the same name for each image",
+    )
     parser.add_argument(
         "--cads",
         type=Path,
@@ -139,10 +152,17 @@ def run(args: argparse.Namespace) -> int:
     cfg, model = load_model(args)
     dataset = find_dataset(cfg, args.dataset)
     predictor = Predictor(model, instantiate(cfg.dataloader.test.mapper), args.threshold)
-    mesh, scenes = None, frozenset()
-    if predicts_poses(model):
-        if args.input and matrix is None and args.fov is None:
+    if args.depth and not predictor.reads_depth:
+        raise ConfigError("--depth: this model makes no use of measured depth")
+    if matrix is None and args.fov is None:
+        if args.input and predictor.needs_camera:
             raise inputs.InputError(CAMERA_NEEDED)
+        if args.input and predictor.assumes_camera:
+            print(CAMERA_ASSUMED, file=sys.stderr)
+        if predictor.assumes_camera:
+            camera = inputs.CameraChoice(focal_share=ASSUMED_FOCAL)
+    mesh, scenes = None, frozenset()
+    if predictor.retrieves_cads:
         by_scene = bool(args.scene) or not args.input
         mesh, scenes = predictor.use_cads(args.cads, dataset, by_scene=by_scene)
     if args.scene and args.scene not in scenes:
@@ -151,12 +171,12 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(sorted(scenes)[:5])}"
         )
     if args.input:
-        sources = inputs.file_sources(images, camera, args.scene)
+        sources = inputs.file_sources(images, camera, args.scene, args.depth)
     else:
         records = DatasetCatalog.get(dataset)
         rows = np.linspace(0, len(records), min(args.count, len(records)), endpoint=False)
         chosen = [records[int(row)] for row in rows]
-        sources = inputs.record_sources(chosen, camera, scenes)
+        sources = inputs.record_sources(chosen, camera, scenes, depth=predictor.reads_depth)
     folder = OutputFolder(
         args.output or args.run / "demo",
         MetadataCatalog.get(dataset).thing_classes,

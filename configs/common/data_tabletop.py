@@ -36,6 +36,9 @@ dataloader = dict(
     ),
     evaluator=[
         L(COCOEvaluator)(dataset_name="${...test.dataset.names}"),
-        L(NocsEvaluator)(dataset_name="${...test.dataset.names}"),
+        L(NocsEvaluator)(
+            dataset_name="${...test.dataset.names}",
+            train_dataset_name="${...train.dataset.names}",
+        ),
     ],
 )

@@ -34,4 +34,6 @@ train.checkpointer.period = 150
 train.eval_period = 500
 train.best.metric = "omni3d_3d/AP"
 
-hooks = [L(HistoryLogger)(output_dir="${train.output_dir}", period=150)]
+hooks = [
+    L(HistoryLogger)(output_dir="${train.output_dir}", period=150, metric="${train.best.metric}")
+]

@@ -84,12 +84,16 @@ def test_record_field_by_field(root: Path) -> None:
     # Van, DontCare, the occluded cyclist and the truncated car; but not the truck.
     left = [box[0] for box in first["ignore_boxes"]]
     assert left == [10.0, 500.0, 400.0, 0.0]
+    ignored = [
+        (each["annotation_id"], each["category_id"], each["has3d"]) for each in first["ignored"]
+    ]
+    assert ignored == [(1, 0, True), (5, 2, True), (6, 0, True)]  # the van as a car
     assert first["label_file"] == str(root / "training/label_2/000003.txt")
 
 
 def test_image_without_objects_and_images_without_labels(root: Path) -> None:
     empty = load_kitti(root, "train")[1]
-    assert empty["annotations"] == [] and empty["ignore_boxes"] == []
+    assert empty["annotations"] == empty["ignored"] == empty["ignore_boxes"] == []
     (test,) = load_kitti(root, "test")
     assert test["annotations"] == [] and "label_file" not in test
     assert test["file_name"].endswith("testing/image_2/000002.png")
@@ -99,6 +103,10 @@ def test_classes_can_be_chosen(root: Path) -> None:
     (record,) = load_kitti(root, "val", classes=("Truck", "Van"))
     assert [each["category_id"] for each in record["annotations"]] == [1, 0]
     assert len(record["ignore_boxes"]) == 1  # vans are no neighbours of trucks
+    (record,) = load_kitti(root, "val", classes=("Car", "Van"))
+    # Where they are a class of their own, they are no neighbours of cars either.
+    assert [each["category_id"] for each in record["annotations"]] == [0, 1]
+    assert [each["annotation_id"] for each in record["ignored"]] == [6]
 
 
 def test_labels_keep_everything(root: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import trimesh
 
 from roca_nocs.data.datasets.nocs_frames import NocsFrame
+from roca_nocs.data.datasets.nocs_models import recentring_of
 from roca_nocs.data.synthetic.encoding import image_bytes, millimetres
 from roca_nocs.data.synthetic.manifest import FileWriter, content_hash
 from roca_nocs.data.synthetic.models import build_model
@@ -34,7 +35,6 @@ from roca_nocs.data.synthetic.write_tabletop import (
     encode_coordinates,
     encode_depth,
     handle_visible,
-    mug_recentring,
     write_camera_model,
     write_frame,
 )
@@ -332,11 +332,11 @@ def test_handle_is_seen_from_one_percent_on() -> None:
 @pytest.mark.parametrize("variant", range(12))
 def test_mug_recentring_puts_the_body_in_the_middle(variant: int) -> None:
     mug = build_model("mug", variant)
-    shift, scale = mug_recentring(mug)
-    body = surface_of(mug, "body") + shift
+    recentring = recentring_of(mug.vertices, mug.model_id)
+    body = surface_of(mug, "body") + recentring.shift
     middle = (body[:, 0].max() + body[:, 0].min()) / 2
     assert abs(middle) < 0.02
-    moved = (mug.vertices + shift) * scale
+    moved = recentring.points(mug.vertices)
     assert np.linalg.norm(2 * np.abs(moved).max(axis=0)) == pytest.approx(1, abs=1e-6)
 
 

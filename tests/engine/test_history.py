@@ -27,7 +27,7 @@ WITHOUT_PICTURE = pytest.mark.usefixtures("quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the picture, which takes longer than all else."""
-    monkeypatch.setattr(history_module, "plot_history", lambda rows: None)
+    monkeypatch.setattr(history_module, "plot_history", lambda rows, metric: None)
 
 
 class Line(nn.Module):
@@ -278,6 +278,11 @@ def test_plot_is_a_picture_of_the_curves(tmp_path: Path) -> None:
     history[1]["train"]["loss_z"] = 50.0
     assert plot_history(history) != picture
     assert plot_history([]) is None
+    # The chosen result is drawn, however many there are.
+    for row in history:
+        row["val"] = {f"task/{letter}": 1.0 for letter in "abcdefghijklmno"}
+        row["val"]["task/per-class"] = float(row["epoch"])
+    assert plot_history(history, "task/per-class") != plot_history(history)
 
 
 def test_senseless_period() -> None:

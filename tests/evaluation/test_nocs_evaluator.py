@@ -23,6 +23,7 @@ from roca_nocs.evaluation.nocs_evaluator import RESULTS_FOLDER, join_poses, pose
 from roca_nocs.evaluation.nocs_metrics import SymmetryRule
 from roca_nocs.evaluation.nocs_precision import pose_precision
 from roca_nocs.evaluation.nocs_results import read_results
+from roca_nocs.evaluation.summary import NOCS_ROWS, find_metric
 from roca_nocs.geometry.box3d import IOU_MODES
 from roca_nocs.geometry.failures import FailureReason
 from roca_nocs.geometry.rotation import quaternion_to_matrix
@@ -121,6 +122,9 @@ def test_trivial_predictors_are_worse(batch: Batch) -> None:
     # The translations are the model's own.
     assert trivial["identity_rotation-pose_detection_any_5cm"] == 100
     assert trivial["mean_pose_per_class-pose_detection_any_5cm"] < 90
+    # Everything that tables of results show of such models.
+    for row in NOCS_ROWS:
+        assert find_metric(results, row.keys[0]) is not None, row
 
 
 def test_failed_poses_are_kept_and_counted(batch: Batch, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roca_nocs.evaluation.summary import DEFAULT_ROWS, SummaryRow, summary_table
+from roca_nocs.evaluation.summary import DEFAULT_ROWS, SummaryRow, known_rows, summary_table
 
 ROOT = Path(__file__).parents[2]
 _spec = importlib.util.spec_from_file_location(
@@ -46,7 +46,8 @@ def run(
 def test_default_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header, rows = run(tmp_path, capsys)
     assert header == ["", "a detector", "poses"]
-    assert len(rows) == len(DEFAULT_ROWS)
+    # Those that one of them has; what is not defined has its row too.
+    assert len(rows) == 7
     # The metric that both have, although the second one has the preferred one too.
     assert rows[0] == ["box AP50, %", "41.3", "52.0"]
     assert rows[1] == ["mask AP50, %", "33.0", "-"]
@@ -55,6 +56,15 @@ def test_default_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert ["alignment accuracy, mean of classes, %", "-", "-"] in rows
     assert ["retrieval accuracy, %", "-", "70.0"] in rows
     assert ["rotation error, degrees", "-", "0.0"] in rows
+
+
+def test_rows_of_which_nothing_is_known_are_left_out() -> None:
+    assert known_rows([{}, {"bbox": None}], DEFAULT_ROWS) == []
+    everything: dict[str, dict[str, float]] = {}
+    for row in DEFAULT_ROWS:
+        task, _, metric = row.keys[-1].rpartition("/")
+        everything.setdefault(task, {})[metric] = 1.0
+    assert known_rows([everything], DEFAULT_ROWS) == list(DEFAULT_ROWS)
 
 
 def test_preferred_metric() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
 
+from roca_nocs.data.maps import read_map
 from roca_nocs.visualization.inputs import (
     CameraChoice,
     InputError,
@@ -81,6 +82,8 @@ def test_field_of_view() -> None:
         with pytest.raises(InputError, match="between 0 and 180"):
             CameraChoice(field_of_view=degrees)
     assert CameraChoice().matrix(480, 640) is None
+    matrix = CameraChoice(focal_share=2.0).matrix(480, 640)
+    assert np.allclose(matrix, [[960, 0, 319.5], [0, 960, 239.5], [0, 0, 1]])
 
 
 def test_intrinsics_of_another_image_size() -> None:
@@ -133,3 +136,42 @@ def test_records_bring_camera_and_scene(embedded_names: Path) -> None:
         assert np.array_equal(frame.intrinsics, record["intrinsics"])
         assert frame.record is record
         assert (frame.scene_id is None) == (record["scene_id"] not in known)
+
+
+def test_records_with_a_projection(embedded_names: Path) -> None:
+    """KITTI's camera, and objects in the frame of another one; an image is a scene of its own."""
+    records = DatasetCatalog.get("street_tiny_val")[:2]
+    for read, record in zip(record_sources(records, CameraChoice(), ()), records, strict=True):
+        frame = read()
+        assert frame.name == record["scene_id"] and frame.scene_id is None
+        assert np.allclose(frame.projection(), record["projection"], atol=1e-9)
+        # Pixel centres are integers among the intrinsics, as --intrinsics has them.
+        assert np.allclose(record["intrinsics"][:2, 2] - frame.intrinsics[:2, 2], 0.5)
+        assert 0.02 < np.linalg.norm(frame.offset) < 0.2
+    (read,) = record_sources(DatasetCatalog.get("street_tiny_omni3d_val")[:1], CameraChoice(), ())
+    assert "/" not in read().name and not read().offset.any()
+
+
+def test_depth_maps(embedded_names: Path, tmp_path: Path) -> None:
+    record = DatasetCatalog.get("tabletop_tiny_val")[0]
+    (read,) = record_sources([record], CameraChoice(), (), depth=True)
+    expected = read_map(record, "depth")
+    assert np.array_equal(read().depth, expected)
+    (read,) = record_sources([record], CameraChoice(), ())
+    assert read().depth is None
+
+    photo = Path(record["file_name"])
+    camera, maps = CameraChoice(field_of_view=60), tmp_path / "maps"
+    maps.mkdir()
+    millimetres = np.round(expected * 1000).astype(np.uint16)
+    cv2.imwrite(str(maps / f"{photo.stem}.png"), millimetres)
+    for depth in (maps, maps / f"{photo.stem}.png"):
+        assert np.array_equal(file_sources([photo], camera, depth=depth)[0]().depth, expected)
+    with pytest.raises(InputError, match="cannot belong to 2 images: give a folder"):
+        file_sources([photo, photo], camera, depth=maps / f"{photo.stem}.png")
+    cv2.imwrite(str(maps / f"{photo.stem}.png"), millimetres[1:])
+    with pytest.raises(InputError, match=f"{photo.name}: the depth map .* is 160x119, the image"):
+        file_sources([photo], camera, depth=maps)[0]()
+    (maps / f"{photo.stem}.png").unlink()
+    with pytest.raises(InputError, match=f"{photo.name}: .*No such file"):
+        file_sources([photo], camera, depth=maps)[0]()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from pycocotools import mask as rle
 
 from roca_nocs.data.cad_meshes import mesh_finder
 from roca_nocs.data.images import read_color
@@ -84,6 +85,8 @@ def test_view_of_a_box() -> None:
 def test_canvas_keeps_the_geometry(size: tuple[int, int]) -> None:
     intrinsics = np.array([[0.9 * size[1], 0, 0.4 * size[1]], [0, size[1], 40], [0, 0, 1]])
     canvas = Canvas(np.zeros((*size, 3), np.uint8), intrinsics)
+    panorama = Canvas(np.zeros((size[1], 3 * size[1], 3), np.uint8))
+    assert max(panorama.size) == 2 * pictures.TILE
     assert max(canvas.size) == pictures.TILE and canvas.photo.shape[:2] == canvas.size
     point = torch.tensor([[0.1, 0.05, 1.3]], dtype=torch.float64)
     before, after = (
@@ -119,14 +122,13 @@ def test_cad_picture_has_the_colors_of_the_objects(record: dict) -> None:
 
 
 def test_predicted_coordinates_are_pasted_into_boxes() -> None:
-    nocs = np.full((1, 3, 4, 4), -0.5, np.float32)
-    nocs[:, 0] = np.linspace(-0.5, 0.5, 4)
-    result = from_output(output([], (30, 40), nocs=True), 0)
+    nocs = np.full((4, 4, 3), -0.5, np.float32)
+    nocs[..., 0] = np.linspace(-0.5, 0.5, 4)
+    alignments = from_output(output([], (30, 40)), 0).alignments
     masks = np.ones((1, 30, 40), bool)
     masks[0, :, :20] = False
     box = np.array([[10.0, -5, 30, 20]])
-    alignments = replace(result.alignments, nocs=nocs)
-    result = ImageResult(box, np.zeros(1, int), np.ones(1), masks, alignments, None)
+    result = ImageResult(box, np.zeros(1, int), np.ones(1), masks, alignments, nocs=[nocs])
     canvas = Canvas(np.zeros((30, 40, 3), np.uint8), np.eye(3), longer_side=40)
     drawn = pictures.draw_nocs(canvas, result, [])
     rows, columns = np.nonzero(drawn.any(axis=2))
@@ -138,11 +140,31 @@ def test_predicted_coordinates_are_pasted_into_boxes() -> None:
     pose[2, 3] = 1.0
     intrinsics = np.array([[40.0, 0, 20], [0, 40, 15], [0, 0, 1]])
     canvas = Canvas(np.zeros((30, 40, 3), np.uint8), intrinsics, longer_side=40)
-    bare = replace(result, alignments=replace(alignments, nocs=None))
+    bare = replace(result, nocs=None)
     cad = box_cad(pose)
     view = view_cads([cad], intrinsics, (30, 40))
     expected = nocs_picture(model_coordinates(view, [cad], intrinsics), view.index >= 0)
     assert np.array_equal(pictures.draw_nocs(canvas, bare, [cad]), expected)
+
+
+def test_annotated_coordinates_have_no_borders() -> None:
+    """Outside its mask an object's grid goes on, so that enlarging mixes nothing in."""
+    nocs, masks = np.zeros((30, 40, 3), np.float32), np.zeros((1, 30, 40), bool)
+    masks[0, 5:15, 10:20] = True
+    masks[0, 5:8, 10:13] = False
+    nocs[masks[0]] = 0.4
+    annotation = {
+        "bbox": [10, 5, 10, 10],
+        "category_id": 0,
+        "segmentation": rle.encode(np.asfortranarray(masks[0].astype(np.uint8))),
+    }
+    result = from_annotations([annotation], nocs=nocs)
+    assert result.nocs[0].shape == (10, 10, 3) and np.allclose(result.nocs[0], 0.4)
+    canvas = Canvas(np.zeros((30, 40, 3), np.uint8), np.eye(3))
+    drawn = pictures.draw_nocs(canvas, result, [])
+    seen = drawn.any(axis=2)
+    assert np.array_equal(seen, canvas.masks(masks)[0])
+    assert (drawn[seen] == int(0.9 * 255)).all()
 
 
 def test_labels_do_not_cover_each_other() -> None:

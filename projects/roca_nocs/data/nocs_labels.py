@@ -23,7 +23,7 @@ from roca_nocs.geometry.similarity import umeyama_ransac
 
 from .datasets.nocs import CLASSES, nocs_index_file
 from .datasets.nocs_frames import NocsFrame, decode_coordinates, decode_depth, find_frames
-from .datasets.nocs_models import ModelTable, Recentring
+from .datasets.nocs_models import HANDLE_SHARE, ModelTable, Recentring
 from .datasets.nocs_objects import frame_objects
 from .datasets.nocs_poses import MUG_CLASS_ID, Poses, exact_poses, pose_fields, published_poses
 from .images import read_png
@@ -36,9 +36,6 @@ SKIPPED_MODEL = "b9be7cfe653740eb7633a2dd89cec754"
 MIN_DEPTH_PIXELS = 64
 MAX_BOX_SHARE = np.array([600 / 640, 440 / 480])
 """Images with a wider or higher box are rendering errors."""
-
-HANDLE_SHARE = 0.01
-"""A handle counts as visible from this share of the mug's pixels on."""
 
 _HANDLE_DISTANCE = 1.05
 _MAX_POINTS = 2048

@@ -2,6 +2,7 @@
 
 Its parts are detectron2's, so that most names are ours already. The head has a layer for the
 projected centre, one for the depth and one for the dimensions, where ours has one for all three.
+Classes stay in the published order, which our datasets have too: by their ids in Omni3D's files.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class HistoryLogger(HookBase):
                 ``best.json``.
             period: iterations of an epoch, for example images of the dataset over the batch size.
             metric: evaluation result, for example ``bbox/AP50``, whose best value goes into
-                ``best.json``.
+                ``best.json`` and whose curve is always in the picture.
             maximize: whether larger is better.
 
         Raises:
@@ -226,7 +226,7 @@ class HistoryFiles:
         self._replace("history.csv", csv_text(rows))
         if (best := self._best(rows)) is not None:
             self._replace("best.json", json.dumps(best, indent=2) + "\n")
-        picture = plot_history(rows)
+        picture = plot_history(rows, self._metric)
         if picture is not None:
             with replace_file(self._folder / "history.png") as file:
                 file.write(picture)

@@ -14,11 +14,13 @@ logger = logging.getLogger(__name__)
 _MAX_CURVES = 10  # the colours of matplotlib's cycle
 
 
-def plot_history(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
+def plot_history(rows: Sequence[Mapping[str, Any]], metric: str | None = None) -> bytes | None:
     """Draw losses, other training means, evaluation results and learning rate over iterations.
 
     Args:
         rows: of a history, see `roca_nocs.engine.history`.
+        metric: evaluation result that is drawn in any case, and first; there may be more than a
+            panel has room for.
 
     Returns:
         A PNG file; None without rows or without matplotlib.
@@ -48,9 +50,8 @@ def plot_history(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.3)
         # Per-class results would drown the others: short names come first.
-        for name in sorted(names, key=lambda name: (name.count("-"), len(name), name))[
-            :_MAX_CURVES
-        ]:
+        order = sorted(names, key=lambda n: (n != metric, n.count("-"), len(n), n))
+        for name in order[:_MAX_CURVES]:
             points = [
                 (row["iteration"], value)
                 for row in rows

@@ -35,6 +35,8 @@ class KittiEvaluator(Mono3DEvaluator):
     In the test split, which has no labels, only result files are written.
     """
 
+    benchmark = "kitti"
+
     def __init__(
         self,
         dataset_name: str,

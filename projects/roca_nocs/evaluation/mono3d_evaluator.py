@@ -45,12 +45,14 @@ _FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
 class Mono3DEvaluator(CollectingEvaluator, ABC):
     """Base of the evaluators: collects 3D boxes, and puts a trivial predictor beside the model.
 
-    Results besides those of the benchmark:
+    Results besides those of the benchmark, under its name, for a dataset can have several:
 
-    * ``box3d_errors`` and ``box3d_counts``, see ``mono3d_errors.errors_and_counts``;
-    * ``trivial_predictors``, with ``train_dataset_name``: ``class_mean_box-<metric>``, for the 2D
-      boxes, classes and scores of the model.
+    * ``<benchmark>_errors`` and ``<benchmark>_counts``, see ``mono3d_errors.errors_and_counts``;
+    * ``<benchmark>_trivial_predictors``, with ``train_dataset_name``: ``class_mean_box-<metric>``,
+      for the 2D boxes, classes and scores of the model.
     """
+
+    benchmark: str
 
     def __init__(
         self,
@@ -120,9 +122,11 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
         objects = [each for each in annotated_objects(records) if each[1]["has3d"]]
         truth = annotated_boxes3d(objects)
         errors, counts = errors_and_counts(pred, truth, self._classes)
-        metrics = precision | {"box3d_errors": errors, "box3d_counts": counts}
+        metrics = precision | {f"{self.benchmark}_counts": counts}
+        metrics[f"{self.benchmark}_errors"] = errors
         if self._train_dataset_name is not None:
-            metrics["trivial_predictors"] = self._trivial(pred, truth, records, metrics)
+            trivial = self._trivial(pred, truth, records, metrics)
+            metrics[f"{self.benchmark}_trivial_predictors"] = trivial
         else:
             _log_rows("Detections that found their object:", {"model": errors})
         return metrics
@@ -155,7 +159,7 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
         trivial = mean_box(pred, means, projections[pred.images])
         errors, _ = errors_and_counts(trivial, truth, self._classes)
         row = self._headline(self._precision(trivial, records)) | errors
-        model = self._headline(metrics) | metrics["box3d_errors"]
+        model = self._headline(metrics) | metrics[f"{self.benchmark}_errors"]
         _log_rows(
             "The model and the mean box of the class on its detections:",
             {"model": model, TRIVIAL: row},

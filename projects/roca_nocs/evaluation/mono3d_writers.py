@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from roca_nocs.data.coco_json import DatasetError, get_field, get_numbers, read_json
-from roca_nocs.data.datasets.kitti_files import KittiLabels, label_text, read_labels
+from roca_nocs.data.datasets.kitti_files import label_text, read_labels, result_labels
 from roca_nocs.geometry.cuboids import box_corners
 from roca_nocs.geometry.projection import project_points
 
@@ -56,17 +56,14 @@ def write_kitti_results(
     starts = np.searchsorted(pred.images[order], np.arange(len(records) + 1))
     for image, record in enumerate(records):
         own = pred[order[starts[image] : starts[image + 1]]]
-        unknown = np.full(len(own), -1)
-        labels = KittiLabels(
-            types=tuple(classes[category] for category in own.categories),
-            truncation=unknown,
-            occlusion=unknown,
-            alpha=own.alphas,
+        labels = result_labels(
+            types=[classes[category] for category in own.categories],
             boxes=own.boxes,
-            dimensions=own.dimensions,
-            centers=own.centers,
-            rotation_y=own.rotation_y,
             scores=own.scores,
+            centers=own.centers,
+            dimensions=own.dimensions,
+            rotation_y=own.rotation_y,
+            alpha=own.alphas,
         )
         path = folder / f"{Path(record['file_name']).stem}.txt"
         path.write_text(label_text(labels), encoding="utf-8")

@@ -40,6 +40,8 @@ class Omni3DEvaluator(Mono3DEvaluator):
     3D box. Detections of classes that the image's dataset does not know do not count.
     """
 
+    benchmark = "omni3d"
+
     def __init__(
         self,
         dataset_name: str,

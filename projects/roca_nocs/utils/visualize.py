@@ -115,6 +115,7 @@ def draw_wireframe(
     edges: np.ndarray,
     intrinsics: torch.Tensor,
     color: Sequence[int],
+    thickness: int = 1,
 ) -> np.ndarray:
     """Draw line segments of the camera frame.
 
@@ -123,6 +124,7 @@ def draw_wireframe(
         edges: (E, 2, 3) end points, metres; parts behind the camera are cut off.
         intrinsics: (3, 3), pixels.
         color: RGB.
+        thickness: pixels.
     """
     drawn = np.ascontiguousarray(image).copy()
     start, end = edges[:, 0], edges[:, 1]
@@ -138,7 +140,8 @@ def draw_wireframe(
     pixels = project(torch.from_numpy(np.stack([start, end], axis=1)), intrinsics.double()).numpy()
     # Sixteenths of a pixel; far outside coordinates would overflow OpenCV's integers.
     fixed = np.clip(pixels * 16, -(2**24), 2**24).round().astype(np.int32)
-    cv2.polylines(drawn, list(fixed), False, tuple(map(int, color)), 1, cv2.LINE_AA, shift=4)
+    ink = tuple(map(int, color))
+    cv2.polylines(drawn, list(fixed), False, ink, thickness, cv2.LINE_AA, shift=4)
     return drawn
 
 

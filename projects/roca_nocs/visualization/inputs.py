@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from roca_nocs.data.images import read_color
+from roca_nocs.data.datasets.nocs_frames import decode_depth
+from roca_nocs.data.images import read_color, read_png
+from roca_nocs.data.maps import read_map
+from roca_nocs.data.mono3d_mapper import record_projection
+from roca_nocs.geometry.camera import shift_intrinsics
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
@@ -32,6 +37,9 @@ class Frame:
         intrinsics: (3, 3) float64, pixels, or ``None``.
         scene_id: limits retrieval to the CAD models of this scene; ``None`` for all models.
         record: of the dataset that it belongs to, or ``None``.
+        depth: (H, W) float32 metres, 0 = none, where it is measured; else ``None``.
+        offset: (3,) metres, added to points of the frame of 3D boxes gives the camera's; not zero
+            where a dataset annotates in the frame of another camera (KITTI).
         index, seconds: number and time of a frame of a video, else ``None``.
     """
 
@@ -41,8 +49,18 @@ class Frame:
     intrinsics: np.ndarray | None = None
     scene_id: str | None = None
     record: Mapping[str, Any] | None = None
+    depth: np.ndarray | None = None
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(3))
     index: int | None = None
     seconds: float | None = None
+
+    def projection(self) -> np.ndarray:
+        """(3, 4) from the frame of 3D boxes to the pixels of boxes, where the image begins at 0.
+
+        Pixel centres have integer coordinates in ``intrinsics``, and lie at 1/2 among boxes.
+        """
+        matrix = shift_intrinsics(torch.from_numpy(self.intrinsics), 0.5, 0.5).numpy()
+        return matrix @ np.column_stack([np.eye(3), self.offset])
 
 
 @dataclass(frozen=True)
@@ -53,10 +71,13 @@ class CameraChoice:
         intrinsics: (3, 3) of every image, or ``None``.
         field_of_view: horizontal, degrees, for a camera in the middle of the image with square
             pixels; used where there are no intrinsics; or ``None``.
+        focal_share: focal length over the height of the image, for such a camera; used where
+            nothing else is known; or ``None``.
     """
 
     intrinsics: np.ndarray | None = None
     field_of_view: float | None = None
+    focal_share: float | None = None
 
     def __post_init__(self) -> None:
         if self.field_of_view is not None and not 0 < self.field_of_view < 180:
@@ -79,9 +100,12 @@ class CameraChoice:
                     "fx, cx by the ratio of the widths and fy, cy by that of the heights."
                 )
             return self.intrinsics
-        if self.field_of_view is None:
+        if self.field_of_view is not None:
+            focal = width / 2 / np.tan(np.radians(self.field_of_view) / 2)
+        elif self.focal_share is not None:
+            focal = self.focal_share * height
+        else:
             return None
-        focal = width / 2 / np.tan(np.radians(self.field_of_view) / 2)
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
@@ -171,52 +195,113 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def read_frame(name: str, path: Path, camera: CameraChoice, scene_id: str | None) -> Frame:
+def read_frame(
+    name: str, path: Path, camera: CameraChoice, scene_id: str | None, depth: Path | None
+) -> Frame:
     """An image file.
 
     Raises:
-        InputError: it is missing or damaged, or the intrinsics do not fit.
+        InputError: it or its depth map is missing or damaged, or intrinsics or depth do not fit.
     """
     try:
         image = read_color({"file_name": str(path)}, "RGB")
         intrinsics = camera.matrix(*image.shape[:2])
+        measured = None if depth is None else _read_depth(depth, image.shape[:2])
     except ValueError as error:
         raise InputError(f"{path}: {error.__cause__ or error}") from error
-    return Frame(name, str(path), image, intrinsics, scene_id)
+    return Frame(name, str(path), image, intrinsics, scene_id, depth=measured)
+
+
+def _read_depth(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) float32 metres.
+
+    Raises:
+        ValueError: the file is missing or damaged, or has another size.
+    """
+    depth = decode_depth(read_png(path)).astype(np.float32) / 1000
+    if depth.shape != size:
+        raise ValueError(
+            f"the depth map {path} is {depth.shape[1]}x{depth.shape[0]}, the image "
+            f"{size[1]}x{size[0]}"
+        )
+    return depth
 
 
 def record_frame(
-    name: str, record: Mapping[str, Any], camera: CameraChoice, scenes: Container[str]
+    name: str,
+    record: Mapping[str, Any],
+    camera: CameraChoice,
+    scenes: Container[str],
+    depth: bool,
 ) -> Frame:
-    """The image of a dataset record; its own intrinsics go first.
+    """The image of a dataset record; its own camera goes first.
 
     Raises:
         InputError: see :func:`read_frame`.
     """
+    offset = np.zeros(3)
     try:
         image = read_color(dict(record), "RGB")
-        own = record.get("intrinsics")
-        intrinsics = camera.matrix(*image.shape[:2]) if own is None else np.array(own, np.float64)
+        if record.get("projection") is not None:
+            intrinsics, offset = _split_projection(record_projection(dict(record), required=True))
+        elif record.get("intrinsics") is not None:
+            intrinsics = np.array(record["intrinsics"], np.float64)
+        else:
+            intrinsics = camera.matrix(*image.shape[:2])
+        known = depth and record.get("depth_file_name") is not None
+        measured = read_map(record, "depth") if known else None
     except ValueError as error:
         raise InputError(str(error)) from error
     scene = record.get("scene_id")
     scene = scene if scene in scenes else None
-    return Frame(name, record["file_name"], image, intrinsics, scene, record)
+    file_name = record["file_name"]
+    return Frame(name, file_name, image, intrinsics, scene, record, measured, offset)
+
+
+def _split_projection(projection: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """``intrinsics`` and ``offset`` of a frame, the inverse of ``Frame.projection``."""
+    matrix, column = projection[:, :3], projection[:, 3]
+    return shift_intrinsics(matrix, -0.5, -0.5).numpy(), torch.linalg.solve(matrix, column).numpy()
 
 
 def file_sources(
-    paths: Sequence[Path], camera: CameraChoice, scene_id: str | None
+    paths: Sequence[Path],
+    camera: CameraChoice,
+    scene_id: str | None = None,
+    depth: Path | None = None,
 ) -> list[Callable[[], Frame]]:
-    """Functions that read an image file each."""
+    """Functions that read an image file each.
+
+    Args:
+        paths: the images.
+        camera: of all of them.
+        scene_id: see ``Frame``.
+        depth: depth map of the image, or a folder with one for each, named ``<image>.png``.
+
+    Raises:
+        InputError: one depth map for several images.
+    """
+    maps: list[Path | None] = [depth] * len(paths)
+    if depth is not None and depth.is_dir():
+        maps = [depth / f"{path.stem}.png" for path in paths]
+    elif depth is not None and len(paths) > 1:
+        raise InputError(
+            f"the depth map {depth} cannot belong to {len(paths)} images: give a folder with one "
+            "for each"
+        )
     names = unique_names([path.stem for path in paths])
     return [
-        partial(read_frame, name, path, camera, scene_id)
-        for name, path in zip(names, paths, strict=True)
+        partial(read_frame, name, path, camera, scene_id, of_image)
+        for name, path, of_image in zip(names, paths, maps, strict=True)
     ]
 
 
 def record_sources(
-    records: Sequence[Mapping[str, Any]], camera: CameraChoice, scenes: Container[str]
+    records: Sequence[Mapping[str, Any]],
+    camera: CameraChoice,
+    scenes: Container[str],
+    *,
+    depth: bool = False,
 ) -> list[Callable[[], Frame]]:
     """Functions that read an image of a dataset each; they are named after scene and file.
 
@@ -224,12 +309,14 @@ def record_sources(
         records: of the dataset.
         camera: of records without intrinsics.
         scenes: those whose CAD models are known; images of others may show any model.
+        depth: whether their depth maps are read.
     """
-    stems = [
-        "_".join(filter(None, [each.get("scene_id"), Path(each["file_name"]).stem]))
-        for each in records
-    ]
+    names = []
+    for record in records:
+        parts = [record.get("scene_id"), Path(record["file_name"]).stem]
+        # In KITTI's layout an image is a scene of its own; in others scenes are folders.
+        names.append("_".join(dict.fromkeys(filter(None, parts))).replace("/", "_"))
     return [
-        partial(record_frame, name, record, camera, scenes)
-        for name, record in zip(unique_names(stems), records, strict=True)
+        partial(record_frame, name, record, camera, scenes, depth)
+        for name, record in zip(unique_names(names), records, strict=True)
     ]

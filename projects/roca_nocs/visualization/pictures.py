@@ -1,4 +1,5 @@
-"""One picture of everything known of an image: objects, CAD models, depth, model coordinates.
+"""One picture of everything known of an image: objects, 3D boxes, CAD models, depth, model
+coordinates.
 
 Small images are enlarged before anything is drawn, and CAD models are rendered at that size, so
 that lines and labels stay sharp at 160x120.
@@ -22,7 +23,9 @@ from roca_nocs.utils.visualize import (
     instance_colors,
     nocs_picture,
 )
+from roca_nocs.visualization.box_pictures import draw_boxes3d, draw_from_above, find_reach
 from roca_nocs.visualization.image_result import ImageResult
+from roca_nocs.visualization.posed_boxes import PosedBox, pose_boxes
 from roca_nocs.visualization.posed_cads import (
     CadView,
     PosedCad,
@@ -31,7 +34,9 @@ from roca_nocs.visualization.posed_cads import (
 )
 
 TILE = 400
-"""Longer side of each picture of a panel, pixels."""
+"""Longer side of each picture of a panel, pixels; twice that of a panorama's."""
+PANORAMA = 2.0
+"""Width over height of an image beyond which it is one."""
 OVERSAMPLING = 2
 TEXT_SIZE = 0.42
 # From a surface to the light, camera frame: above the camera, a little to its left.
@@ -44,7 +49,7 @@ class Canvas:
     Args:
         image: (H, W, 3) uint8 RGB.
         intrinsics: (3, 3), pixels of the image, or ``None``.
-        longer_side: of the drawn image, pixels.
+        longer_side: of the drawn image, pixels; default: see ``TILE``.
 
     Attributes:
         photo: (h, w, 3) uint8, the image at that size.
@@ -54,9 +59,14 @@ class Canvas:
     """
 
     def __init__(
-        self, image: np.ndarray, intrinsics: np.ndarray | None = None, longer_side: int = TILE
+        self,
+        image: np.ndarray,
+        intrinsics: np.ndarray | None = None,
+        longer_side: int | None = None,
     ) -> None:
         height, width = image.shape[:2]
+        if longer_side is None:
+            longer_side = TILE if width <= PANORAMA * height else 2 * TILE
         factor = longer_side / max(height, width)
         self.size = max(1, round(height * factor)), max(1, round(width * factor))
         interpolation = cv2.INTER_CUBIC if factor > 1 else cv2.INTER_AREA
@@ -164,8 +174,7 @@ def draw_nocs(canvas: Canvas, result: ImageResult, cads: Sequence[PosedCad]) -> 
     """
     grey = cv2.cvtColor(canvas.photo, cv2.COLOR_RGB2GRAY)[..., None]
     drawn = np.repeat(grey // 4, 3, axis=2)
-    alignments = result.alignments
-    if alignments is None or alignments.nocs is None:
+    if result.nocs is None:
         view = view_cads(cads, canvas.intrinsics, canvas.size)
         nocs, seen = model_coordinates(view, cads, canvas.intrinsics), view.index >= 0
         drawn[seen] = nocs_picture(nocs, seen)[seen]
@@ -176,7 +185,7 @@ def draw_nocs(canvas: Canvas, result: ImageResult, cads: Sequence[PosedCad]) -> 
         x0, y0, x1, y1 = np.round(canvas.boxes(result.boxes[row])).astype(int).tolist()
         if x1 <= x0 or y1 <= y0:
             continue
-        grid = np.nan_to_num(alignments.nocs[row].transpose(1, 2, 0))
+        grid = np.nan_to_num(result.nocs[row])
         pasted = cv2.resize(grid, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
         top, left = max(y0, 0), max(x0, 0)
         region = drawn[top : max(y1, 0), left : max(x1, 0)]
@@ -207,6 +216,7 @@ def draw_panel(
     names: Sequence[str],
     truth: ImageResult | None = None,
     truth_cads: Sequence[PosedCad] = (),
+    least_reach: float = 0.0,
 ) -> np.ndarray:
     """All pictures of an image side by side, with titles.
 
@@ -217,25 +227,32 @@ def draw_panel(
         names: of the classes.
         truth: the annotations, drawn beside or below the detections.
         truth_cads: their posed CAD models.
+        least_reach: metres ahead that the view from above shows at least.
 
     Returns:
         (h, w, 3) uint8 RGB; its size depends on that of the canvas and on what the result has, not
         on the number of objects.
     """
-    rows = [{"input": canvas.photo} | _tiles(canvas, result, cads, names, "found")]
+    boxes = pose_boxes(result, names)
+    truth_boxes = [] if truth is None else pose_boxes(truth, names)
+    reach = max(least_reach, find_reach([*boxes, *truth_boxes]))
+    found = _tiles(canvas, result, cads, boxes, names, reach)
+    rows = [[("input", canvas.photo), ("found", found.pop("objects")[1]), *found.values()]]
     if truth is not None:
-        tiles = _tiles(canvas, truth, truth_cads, names, "ground truth")
-        if len(rows[0]) == 2:
-            rows[0] |= tiles
+        tiles = _tiles(canvas, truth, truth_cads, truth_boxes, names, reach)
+        objects = ("ground truth", tiles.pop("objects")[1])
+        if found:
+            # Each kind below that of the detections, white where the annotations lack it.
+            below = [
+                tiles.get(kind, (" ", np.full_like(tile, 255))) for kind, (_, tile) in found.items()
+            ]
+            rows.append([(" ", np.full_like(canvas.photo, 255)), objects, *below])
         else:
-            rows.append({"": np.full_like(canvas.photo, 255)} | tiles)
-    columns = max(map(len, rows))
+            rows[0].append(objects)
+    sheets = []
     for row in rows:
-        row |= {
-            " " * count: np.full_like(canvas.photo, 255)
-            for count in range(2, 2 + columns - len(row))
-        }
-    sheets = [contact_sheet([list(row.values())], list(row)) for row in rows]
+        titles, pictures = zip(*row, strict=True)
+        sheets.append(contact_sheet([pictures], titles))
     return np.concatenate(sheets)
 
 
@@ -243,15 +260,27 @@ def _tiles(
     canvas: Canvas,
     result: ImageResult,
     cads: Sequence[PosedCad],
+    boxes: Sequence[PosedBox],
     names: Sequence[str],
-    title: str,
-) -> dict[str, np.ndarray]:
-    tiles = {title: draw_objects(canvas, result, names)}
-    if canvas.intrinsics is None or (result.alignments is None and result.depth is None):
+    reach: float,
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Title and picture by kind; which kinds there are does not depend on what was found."""
+    tiles = {"objects": ("", draw_objects(canvas, result, names))}
+    if canvas.intrinsics is None:
         return tiles
-    tiles["CAD models"] = draw_cads(canvas, cads)
-    tiles["model coordinates"] = draw_nocs(canvas, result, cads)
+    if result.boxes3d is not None:
+        over_photo = draw_boxes3d(canvas.photo, canvas.intrinsics, boxes)
+        tiles["boxes"] = ("3D boxes", over_photo)
+        if result.boxes3d.has_front:
+            height, width = canvas.size
+            size = max(height, width // 2), width
+            above = draw_from_above(size, canvas.intrinsics, width, boxes, reach)
+            tiles["above"] = ("from above", above)
+    if result.alignments is not None:
+        tiles["CAD models"] = ("CAD models", draw_cads(canvas, cads))
+    if result.alignments is not None or result.nocs is not None:
+        tiles["nocs"] = ("model coordinates", draw_nocs(canvas, result, cads))
     if result.depth is not None:
         picture, text = draw_depth(canvas, result.depth)
-        tiles["depth" + text] = picture
+        tiles["depth"] = ("depth" + text, picture)
     return tiles

@@ -19,6 +19,8 @@ from roca_nocs.data.cad_databases import (
     stored_sources,
 )
 from roca_nocs.data.cad_meshes import MeshFinder, catalog_meshes
+from roca_nocs.data.mono3d_mapper import Mono3DMapper, transform_projection
+from roca_nocs.data.nocs_mapper import NocsMapper
 from roca_nocs.data.transforms import SceneInput
 from roca_nocs.visualization.image_result import ImageResult, from_output
 from roca_nocs.visualization.inputs import Frame, InputError
@@ -29,28 +31,34 @@ CAMERA_NEEDED = (
 )
 
 
-def predicts_poses(model: nn.Module) -> bool:
-    """Whether a model finds poses and CAD models: then it can be given a CAD database."""
-    return hasattr(model, "set_cad_database")
-
-
 class Predictor:
     """Applies the test-time transforms of a mapper and a model to frames.
 
-    The intrinsics follow the transforms of the image, e.g. a resizing.
+    The camera and the depth map follow the transforms of the image, e.g. a resizing.
+
+    Attributes:
+        retrieves_cads: whether the model can be given a CAD database.
+        reads_depth: whether it uses measured depth, where there is some.
+        needs_camera: whether nothing is found in a frame without intrinsics.
+        assumes_camera: whether the model finds 3D boxes without intrinsics too, up to a factor.
     """
 
     def __init__(self, model: nn.Module, mapper: Any, threshold: float) -> None:
         """
         Args:
             model: in evaluation mode.
-            mapper: of the test data, with ``augmentations`` and ``image_format``.
+            mapper: of the test data, with ``augmentations`` and ``image_format``; tells what the
+                model gets besides the image.
             threshold: smallest score of a detection.
         """
         self.model = model
         self.augmentations = mapper.augmentations
         self.image_format = mapper.image_format
         self.threshold = threshold
+        self.retrieves_cads = hasattr(model, "set_cad_database")
+        self.reads_depth = isinstance(mapper, NocsMapper) and "depth" in mapper.maps
+        self.needs_camera = self.retrieves_cads or isinstance(mapper, NocsMapper)
+        self.assumes_camera = isinstance(mapper, Mono3DMapper)
 
     def use_cads(
         self, path: Path | None, dataset: str, *, by_scene: bool
@@ -92,7 +100,7 @@ class Predictor:
         data = self.prepare(frame)
         with torch.no_grad():
             output = self.model([data])[0]
-        return from_output(output, self.threshold)
+        return from_output(output, self.threshold, frame.depth if self.reads_depth else None)
 
     def prepare(self, frame: Frame) -> dict[str, Any]:
         """What the model gets.
@@ -100,19 +108,25 @@ class Predictor:
         Raises:
             InputError: see :meth:`__call__`.
         """
-        if predicts_poses(self.model) and frame.intrinsics is None:
+        if self.needs_camera and frame.intrinsics is None:
             raise InputError(f"{frame.file_name}: {CAMERA_NEEDED}")
         height, width = frame.image.shape[:2]
         data: dict[str, Any] = {"file_name": frame.file_name, "height": height, "width": width}
         image = frame.image[..., ::-1] if self.image_format == "BGR" else frame.image
-        if frame.intrinsics is None:
+        if frame.intrinsics is None or self.assumes_camera:
             augmented = T.AugInput(image)
+            transforms = self.augmentations(augmented)
+            if frame.intrinsics is not None:
+                projection = torch.from_numpy(frame.projection())
+                data["projection"] = transform_projection(transforms, projection).float()
         else:
             matrix = torch.as_tensor(frame.intrinsics, dtype=torch.float64)
-            augmented = SceneInput(image, matrix, {}, chiral=False)
-        self.augmentations(augmented)
-        if frame.intrinsics is not None:
+            maps = {"depth": frame.depth} if self.reads_depth and frame.depth is not None else {}
+            augmented = SceneInput(image, matrix, maps, chiral=False)
+            self.augmentations(augmented)
             data["intrinsics"] = augmented.intrinsics.float()
+            for name, array in augmented.maps.items():
+                data[name] = torch.from_numpy(np.ascontiguousarray(array))
         if frame.scene_id is not None:
             data["scene_id"] = frame.scene_id
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from roca_nocs.visualization.image_result import CadKey, ImageResult
+from roca_nocs.visualization.image_result import Alignments, CadKey, ImageResult, PosedBoxes
 from roca_nocs.visualization.inputs import Frame
 
 
@@ -26,6 +26,7 @@ def frame_results(frame: Frame, result: ImageResult, names: list[str]) -> dict[s
         "file": frame.file_name,
         "image_size": {"height": height, "width": width},
         "intrinsics": None if frame.intrinsics is None else frame.intrinsics.tolist(),
+        "camera_offset": frame.offset.tolist(),
         "scene": frame.scene_id,
     }
     if frame.index is not None:
@@ -43,21 +44,40 @@ def _object(result: ImageResult, row: int, names: list[str]) -> dict[str, Any]:
         "box_xyxy": result.boxes[row].tolist(),
         "mask": None if result.masks is None else _encode(result.masks[row]),
     }
-    alignments = result.alignments
-    if alignments is None:
-        return data
+    if result.alignments is not None:
+        data |= _pose(result.alignments, row)
+    if result.boxes3d is not None:
+        data |= _box3d(result.boxes3d, row)
+    return data
+
+
+def _pose(alignments: Alignments, row: int) -> dict[str, Any]:
     valid = bool(alignments.valid[row])
     pose = {
         "translation": alignments.translations[row],
         "rotation_wxyz": alignments.quaternions()[row],
         "scale": alignments.scales[row],
     }
-    return data | {
+    return {
         "has_alignment": valid,
         **{name: value.tolist() if valid else None for name, value in pose.items()},
         "cad": _cad(alignments.cads[row]),
         "wild_cad": _cad(alignments.wild_cads[row]),
     }
+
+
+def _box3d(boxes: PosedBoxes, row: int) -> dict[str, Any]:
+    failure = {} if boxes.has_front else {"box3d_failure": boxes.failures[row]}
+    if not boxes.valid[row]:
+        return {"box3d": None, **failure}
+    data = {"center": boxes.centers[row].tolist(), "rotation": boxes.rotations[row].tolist()}
+    if boxes.has_front:
+        rotation_y, alpha = boxes.headings()
+        data["dimensions"] = boxes.extents[row, ::-1].tolist()
+        data |= {"rotation_y": float(rotation_y[row]), "alpha": float(alpha[row])}
+    else:
+        data["extents"] = boxes.extents[row].tolist()
+    return {"box3d": data, **failure}
 
 
 def _encode(mask: np.ndarray) -> dict[str, Any]:

@@ -17,11 +17,15 @@ from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
 from roca_nocs.geometry.camera import back_project, resize_intrinsics
+from roca_nocs.visualization.box_pictures import AXIS_COLORS
+from roca_nocs.visualization.posed_boxes import PosedBox
 from roca_nocs.visualization.posed_cads import PosedCad
 
 CAMERA_TO_VIEWER = np.diag([1.0, -1.0, -1.0, 1.0])
 MAX_POINTS = 60_000
 FRUSTUM_COLOR = (90, 90, 90, 255)
+# Thickness of the edges and axes of boxes, as a share of the diagonal.
+_EDGE, _AXIS = 0.008, 0.012
 
 
 def build_scene(
@@ -29,27 +33,28 @@ def build_scene(
     image: np.ndarray,
     intrinsics: np.ndarray,
     depth: np.ndarray | None = None,
+    boxes: Sequence[PosedBox] = (),
 ) -> trimesh.Scene:
-    """Posed CAD models, the camera and, with a depth map, the photo as a cloud of points.
+    """Posed CAD models and boxes, the camera and, with a depth map, the photo as a point cloud.
 
     Args:
         cads: the models; each becomes a geometry ``object_<row>_<class>`` at a node of that name.
         image: (H, W, 3) uint8 RGB.
         intrinsics: (3, 3), pixels of the image.
         depth: (h, w) metres, of any size that covers the image; 0 = none.
+        boxes: each becomes a geometry ``box_<row>_<class>``, edges and a plate on the front, or
+            else ``..._x``, ``..._y``, ``..._z`` for the axes of the model beside the edges.
 
     Returns:
         A scene in metres that is looked at from behind the photo's camera.
     """
     scene = trimesh.Scene()
     for cad in cads:
-        name = f"object_{cad.row:02d}_{cad.label.replace(' ', '_')}"
         mesh = trimesh.Trimesh(cad.vertices, cad.faces, process=False)
-        # The pose stays in the node, the mesh in its model frame.
-        mesh.visual = TextureVisuals(material=_material(cad.color))
-        transform = CAMERA_TO_VIEWER @ cad.pose
-        scene.add_geometry(mesh, node_name=name, geom_name=name, transform=transform)
-    distance = _median_distance(cads, depth)
+        _add(scene, _name("object", cad), mesh, cad.color, cad.pose)
+    for box in boxes:
+        _add_box(scene, box)
+    distance = _median_distance([*cads, *boxes], depth)
     scene.add_geometry(
         _frustum(intrinsics, image.shape[:2], 0.15 * distance),
         node_name="photo_camera",
@@ -61,6 +66,48 @@ def build_scene(
         scene.add_geometry(cloud, node_name="depth", geom_name="depth", transform=CAMERA_TO_VIEWER)
     _place_viewer(scene, intrinsics, image.shape[:2], distance)
     return scene
+
+
+def _name(kind: str, thing: PosedCad | PosedBox) -> str:
+    return f"{kind}_{thing.row:02d}_{thing.label.replace(' ', '_')}"
+
+
+def _add(
+    scene: trimesh.Scene, name: str, mesh: trimesh.Trimesh, color: np.ndarray, pose: np.ndarray
+) -> None:
+    # The pose stays in the node, the mesh in its own frame.
+    mesh.visual = TextureVisuals(material=_material(color))
+    transform = CAMERA_TO_VIEWER @ pose
+    scene.add_geometry(mesh, node_name=name, geom_name=name, transform=transform)
+
+
+def _add_box(scene: trimesh.Scene, box: PosedBox) -> None:
+    """Edges as thin bars: viewers draw lines one pixel wide, whatever the distance."""
+    name, diagonal = _name("box", box), float(np.linalg.norm(box.extents))
+    parts = []
+    for axis in range(3):
+        lengths = np.full(3, _EDGE * diagonal)
+        lengths[axis] += box.extents[axis]
+        for signs in np.ndindex(2, 2):
+            center = np.insert(np.array(signs) - 0.5, axis, 0.0) * box.extents
+            parts.append(_bar(lengths, center))
+    if box.has_front:
+        thin = np.array([_EDGE * diagonal, *box.extents[1:]])
+        parts.append(_bar(thin, np.array([box.extents[0] / 2, 0.0, 0.0])))
+    _add(scene, name, trimesh.util.concatenate(parts), box.color, box.pose)
+    if box.has_front:
+        return
+    for axis, (letter, color) in enumerate(zip("xyz", AXIS_COLORS, strict=True)):
+        lengths, center = np.full(3, _AXIS * diagonal), np.zeros(3)
+        lengths[axis] = box.extents[axis] / 2
+        center[axis] = box.extents[axis] / 4
+        _add(scene, f"{name}_{letter}", _bar(lengths, center), np.uint8(color), box.pose)
+
+
+def _bar(lengths: np.ndarray, center: np.ndarray) -> trimesh.Trimesh:
+    bar = trimesh.creation.box(lengths)
+    bar.apply_translation(center)
+    return bar
 
 
 def depth_points(
@@ -102,9 +149,9 @@ def _material(color: np.ndarray) -> PBRMaterial:
     )
 
 
-def _median_distance(cads: Sequence[PosedCad], depth: np.ndarray | None) -> float:
+def _median_distance(things: Sequence[PosedCad | PosedBox], depth: np.ndarray | None) -> float:
     """Typical distance of the scene from the camera, metres."""
-    distances = np.array([np.linalg.norm(cad.pose[:3, 3]) for cad in cads])
+    distances = np.array([np.linalg.norm(thing.pose[:3, 3]) for thing in things])
     if len(distances) == 0:
         distances = np.empty(0) if depth is None else depth[depth > 0]
     return float(np.median(distances)) if len(distances) else 1.0

@@ -16,7 +16,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,9 @@ def load_kitti(
         ``projection`` (3, 4) float64 and ``intrinsics``, its left 3x3 part; ``annotations`` of
         :func:`~roca_nocs.data.datasets.box3d_records.box3d_annotation` with the line in the file,
         from 0, as ``annotation_id``; ``ignore_boxes``, XYXY, of DontCare areas, of neighbouring
-        types and of objects that are occluded or truncated too much to count; ``label_file``
-        (without ``test``).
+        types and of objects that are occluded or truncated too much to count; ``ignored``, the same
+        objects as annotations (neighbours with the id of the class), for evaluations in which they
+        are neither found nor missed; ``label_file`` (without ``test``).
 
     Raises:
         DatasetError: a missing or damaged file; names the file, the line and the field.
@@ -65,7 +66,9 @@ def load_kitti(
     listing = root / "ImageSets" / f"{split}.txt"
     names = _read_names(listing)
     check_files((folder / f"image_2/{name}.png" for name in names), "image", str(listing))
-    ignored = {NEIGHBOURS[name] for name in classes if name in NEIGHBOURS} | {DONT_CARE}
+    # Of each type that is read, the id of its class.
+    ids = {NEIGHBOURS[name]: row for row, name in enumerate(classes) if name in NEIGHBOURS}
+    ids |= {name: row for row, name in enumerate(classes)}
     records: list[dict[str, Any]] = []
     left_out: Counter[str] = Counter()
     for name in names:
@@ -83,13 +86,14 @@ def load_kitti(
             "intrinsics": projection[:, :3].copy(),
             "annotations": [],
             "ignore_boxes": [],
+            "ignored": [],
         }
         if split != "test":
             path = folder / f"label_2/{name}.txt"
             labels = read_labels(path)
             record["label_file"] = str(path)
-            left_out.update(kind for kind in labels.types if kind not in {*classes, *ignored})
-            _add_labels(record, labels, classes, ignored, str(path))
+            left_out.update(kind for kind in labels.types if kind not in {*ids, DONT_CARE})
+            _add_labels(record, labels, ids, set(classes), str(path))
         records.append(record)
     objects = sum(len(record["annotations"]) for record in records)
     logger.info(
@@ -140,30 +144,32 @@ def _image_size(path: Path) -> tuple[int, int]:
 def _add_labels(
     record: dict[str, Any],
     labels: KittiLabels,
-    classes: Sequence[str],
-    ignored: set[str],
+    ids: Mapping[str, int],
+    classes: Set[str],
     path: str,
 ) -> None:
     for row, kind in enumerate(labels.types):
-        if kind not in classes and kind not in ignored:
+        if kind not in ids and kind != DONT_CARE:
             continue
         where = f"{path}: object {row} ({kind})"
         box = labels.boxes[row]
         if not (box[2] >= box[0] and box[3] >= box[1]):
             raise DatasetError(f"{where}: the box {box.tolist()} has a negative size.")
         hard = labels.occlusion[row] > MAX_OCCLUSION or labels.truncation[row] > MAX_TRUNCATION
-        if kind in ignored or hard:
+        counts = kind in classes and not hard
+        if not counts:
             record["ignore_boxes"].append(box.tolist())
+        if kind == DONT_CARE:
             continue
         if not (labels.dimensions[row] > 0).all():
             raise DatasetError(
                 f"{where}: height, width and length are {labels.dimensions[row][[1, 0, 2]]}; "
                 "expected positive ones."
             )
-        record["annotations"].append(
+        record["annotations" if counts else "ignored"].append(
             box3d_annotation(
                 box=box,
-                category_id=classes.index(kind),
+                category_id=ids[kind],
                 center=labels.centers[row],
                 dimensions=labels.dimensions[row],
                 rotation=yaw_rotation(labels.rotation_y[row]),

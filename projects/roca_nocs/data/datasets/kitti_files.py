@@ -158,6 +158,30 @@ def label_text(labels: KittiLabels) -> str:
     return "".join(lines)
 
 
+def result_labels(
+    types: Sequence[str],
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    centers: np.ndarray,
+    dimensions: np.ndarray,
+    rotation_y: np.ndarray,
+    alpha: np.ndarray,
+) -> KittiLabels:
+    """N detections, whose truncation and occlusion are unknown; see :class:`KittiLabels`."""
+    unknown = np.full(len(types), -1)
+    return KittiLabels(
+        types=tuple(types),
+        truncation=unknown.astype(np.float64),
+        occlusion=unknown,
+        alpha=alpha,
+        boxes=boxes,
+        dimensions=dimensions,
+        centers=centers,
+        rotation_y=rotation_y,
+        scores=scores,
+    )
+
+
 def _lines(path: str | os.PathLike[str]) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()

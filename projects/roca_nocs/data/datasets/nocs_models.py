@@ -21,6 +21,9 @@ from .nocs_frames import MetaLine, NocsFrame
 
 MUG_META = "obj_models/mug_meta.pkl"
 
+HANDLE_SHARE = 0.01
+"""A handle counts as visible from this share of the mug's pixels on."""
+
 # Mugs whose body the box along z does not show; the shifts are published.
 _PUBLISHED_SHIFTS = {
     "3a7439cfaa9af51faf1af397e14a566d": (0.115, 0.0, 0.0),
@@ -122,9 +125,14 @@ def write_mug_meta(root: Path, find_vertices: Callable[[str, str, str], np.ndarr
     for path in models.glob("real_*/*mug*.obj"):
         mugs.append((path.parent.name.removeprefix("real_"), "", path.stem))
     table = {mug[-1]: recentring_of(find_vertices(*mug), mug[-1]) for mug in sorted(mugs)}
-    content = {name: [each.shift, each.scale] for name, each in table.items()}
-    (root / MUG_META).write_bytes(pickle.dumps(content, protocol=4))
+    (root / MUG_META).write_bytes(mug_meta_bytes(table))
     return len(table)
+
+
+def mug_meta_bytes(recentrings: Mapping[str, Recentring]) -> bytes:
+    """The content of ``mug_meta.pkl``: model id -> [shift, scale]."""
+    content = {name: [each.shift, each.scale] for name, each in recentrings.items()}
+    return pickle.dumps(content, protocol=4)
 
 
 @dataclass

@@ -25,18 +25,22 @@ from .box3d_records import box3d_annotation
 
 logger = logging.getLogger(__name__)
 
-OUTDOOR = (
-    *("barrier", "bicycle", "bus", "car", "cyclist", "motorcycle", "pedestrian", "traffic cone"),
-    *("trailer", "truck", "van"),
+ALL_CLASSES = (
+    *("pedestrian", "car", "cyclist", "van", "truck", "traffic cone", "barrier", "motorcycle"),
+    *("bicycle", "bus", "trailer", "books", "bottle", "camera", "cereal box", "chair", "cup"),
+    *("laptop", "shoes", "towel", "blinds", "window", "lamp", "shelves", "mirror", "sink"),
+    *("cabinet", "bathtub", "door", "toilet", "desk", "box", "bookcase", "picture", "table"),
+    *("counter", "bed", "night stand", "pillow", "sofa", "television", "floor mat", "curtain"),
+    *("clothes", "stationery", "refrigerator", "bin", "stove", "oven", "machine"),
 )
-INDOOR = (
-    *("bathtub", "bed", "bicycle", "bin", "blinds", "bookcase", "books", "bottle", "box"),
-    *("cabinet", "chair", "clothes", "counter", "cup", "curtain", "desk", "door", "floor mat"),
-    *("lamp", "laptop", "machine", "mirror", "night stand", "oven", "picture", "pillow"),
-    *("refrigerator", "shelves", "shoes", "sink", "sofa", "stationery", "stove", "table"),
-    *("television", "toilet", "towel", "window"),
+"""By ascending id in the files: the order of the outputs of the published Cube R-CNN models."""
+
+OUTDOOR = ALL_CLASSES[: ALL_CLASSES.index("books")]
+INDOOR = tuple(
+    name
+    for name in ALL_CLASSES
+    if name == "bicycle" or name not in {*OUTDOOR, "camera", "cereal box"}
 )
-ALL_CLASSES = tuple(sorted({*OUTDOOR, *INDOOR, "camera", "cereal box"}))
 
 DATASETS = {
     "SUNRGBD": INDOOR,

@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from ..cad_catalog import surface_points
 from ..datasets.nocs import CLASSES, HANDLE_CLASS, build_nocs_index, nocs_index_file
 from ..datasets.nocs_frames import BACKGROUND, MAX_INSTANCES, NocsFrame, find_frames
+from ..datasets.nocs_models import HANDLE_SHARE, MUG_META, mug_meta_bytes, recentring_of
 from .cameras import sample_views
 from .encoding import image_bytes, millimetres, obj_bytes
 from .manifest import FileWriter
@@ -29,9 +30,6 @@ SPLITS = {
     "real/test": UNSEEN_VARIANTS,
 }
 GTS_SUBSETS = {"camera/val": "val", "real/test": "real_test"}
-
-HANDLE_SHARE = 0.01
-"""A handle counts as visible from this share of the mug's pixels on."""
 
 
 def folder_of(split: str, index: int) -> str:
@@ -275,19 +273,6 @@ def _write_real_models(
     return mugs
 
 
-def mug_recentring(model: CadModel) -> list[Any]:
-    """SPD's re-centring of a mug on its body: [shift (3,), scale].
-
-    Args:
-        model: a mug whose handle points along +x.
-    """
-    vertices = model.vertices.astype(np.float64)
-    shift = np.zeros(3)
-    shift[0] = -np.ptp(vertices[:, 2]) / 2 - vertices[:, 0].min()
-    scale = 1 / np.linalg.norm(2 * np.abs(vertices + shift).max(axis=0))
-    return [shift, float(scale)]
-
-
 def write_tabletop_annotations(
     writer: FileWriter, mugs: Sequence[CadModel], folders: Sequence[dict[str, Any]]
 ) -> None:
@@ -298,11 +283,11 @@ def write_tabletop_annotations(
         mugs: the CAD models of mugs.
         folders: what :func:`write_folder` returned.
     """
-    recentring = {mug.model_id: mug_recentring(mug) for mug in mugs}
+    recentrings = {mug.model_id: recentring_of(mug.vertices, mug.model_id) for mug in mugs}
     for folder in folders:
         for name, model_id in folder.get("mugs", {}).items():
-            recentring[name] = recentring[model_id]
-    writer.write("obj_models/mug_meta.pkl", pickle.dumps(recentring, protocol=4))
+            recentrings[name] = recentrings[model_id]
+    writer.write(MUG_META, mug_meta_bytes(recentrings))
     for split in SPLITS:
         dataset, subset = split.split("/")
         if (writer.root / dataset / subset).is_dir():
