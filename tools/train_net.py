@@ -112,9 +112,7 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
             else None,
         ]
     )
-    loaded = checkpointer.resume_or_load(
-        train.init_checkpoint, resume=resume, modules=train.init_modules
-    )
+    loaded = checkpointer.resume_or_load(train.init_checkpoint, train.init_modules, resume=resume)
     start_iter = loaded["iteration"] + 1 if loaded else 0
     if loaded:
         random_state.resume(loaded.get("random_states"), loaded["iteration"])

@@ -108,15 +108,15 @@ class Checkpointer(DetectionCheckpointer):
         return content
 
     def resume_or_load(
-        self, path: str, *, resume: bool = True, modules: Sequence[str] = ()
+        self, path: str, modules: Sequence[str] = (), *, resume: bool = True
     ) -> dict[str, Any]:
         """Continue from the newest undamaged checkpoint of the folder, else load `path`.
 
         Args:
             path: weights to start from where there is nothing to resume; "" for none.
-            resume: `False` always loads `path`, and from it the model only.
             modules: names of the modules that take their weights from `path`, the others start
                 anew; none for the whole model. Without effect on what is resumed.
+            resume: `False` always loads `path`, and from it the model only.
 
         Returns:
             On resume what the file holds beyond the model and the checkpointables: `iteration` and

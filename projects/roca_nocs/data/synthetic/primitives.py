@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Three coordinates in metres.
+Point = Sequence[float] | np.ndarray
+
 
 class Mesh(NamedTuple):
     """A triangle mesh: vertices (V, 3) float64 and faces (F, 3) int32."""
@@ -98,12 +101,12 @@ def cylinder(radius: float, bottom: float, top: float, *, segments: int = 16) ->
     return lathe([(radius, bottom), (radius, top)], segments=segments)
 
 
-def box(lower: Sequence[float], upper: Sequence[float]) -> Mesh:
+def box(lower: Point, upper: Point) -> Mesh:
     """An axis-aligned box between two corners."""
     return tapered_box(lower, upper, 1.0, 1.0)
 
 
-def tapered_box(lower: Sequence[float], upper: Sequence[float], top_x: float, top_z: float) -> Mesh:
+def tapered_box(lower: Point, upper: Point, top_x: float, top_z: float) -> Mesh:
     """A box whose top face is scaled about its centre by ``top_x`` and ``top_z``."""
     low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
     centre, half = (low + high) / 2.0, (high - low) / 2.0
@@ -118,8 +121,8 @@ def tapered_box(lower: Sequence[float], upper: Sequence[float], top_x: float, to
 
 
 def cushion(
-    lower: Sequence[float],
-    upper: Sequence[float],
+    lower: Point,
+    upper: Point,
     *,
     segments: int = 12,
     rounding: float = 0.35,
@@ -148,14 +151,14 @@ def cushion(
     return translate(mesh, (centre[0], 0.0, centre[2]))
 
 
-def ball(radius: float, centre: Sequence[float], *, segments: int = 12) -> Mesh:
+def ball(radius: float, centre: Point, *, segments: int = 12) -> Mesh:
     """A sphere, flat at the very poles."""
     polar = np.linspace(-0.46, 0.46, segments // 2 + 1) * np.pi
     profile = [(radius * np.cos(a), radius * np.sin(a)) for a in polar]
     return translate(lathe(profile, segments=segments), centre)
 
 
-def tube(path: Sequence[Sequence[float]] | np.ndarray, radius: float, *, segments: int = 8) -> Mesh:
+def tube(path: Sequence[Point] | np.ndarray, radius: float, *, segments: int = 8) -> Mesh:
     """A round bar along a polyline, which must not turn back on itself.
 
     Args:
@@ -180,12 +183,12 @@ def tube(path: Sequence[Sequence[float]] | np.ndarray, radius: float, *, segment
     return loft(rings)
 
 
-def translate(mesh: Mesh, offset: Sequence[float]) -> Mesh:
+def translate(mesh: Mesh, offset: Point) -> Mesh:
     """Shift a mesh."""
     return Mesh(mesh.vertices + np.asarray(offset, dtype=np.float64), mesh.faces)
 
 
-def rotate(mesh: Mesh, axis: int, degrees: float, pivot: Sequence[float] = (0.0, 0.0, 0.0)) -> Mesh:
+def rotate(mesh: Mesh, axis: int, degrees: float, pivot: Point = (0.0, 0.0, 0.0)) -> Mesh:
     """Turn a mesh right-handedly about a coordinate axis (0, 1, 2) through ``pivot``."""
     centre = np.asarray(pivot, dtype=np.float64)
     angle = np.deg2rad(degrees)

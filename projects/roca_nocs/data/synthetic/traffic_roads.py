@@ -180,7 +180,7 @@ def resample(points: np.ndarray) -> np.ndarray:
 def sample_roads(rng: np.random.Generator) -> RoadGraph:
     """One to three roads; the first runs through the origin, others cross it or keep apart."""
     roads = [_sample_road(rng, 0.0, 0.0, rng.uniform(-np.pi, np.pi))]
-    crossings = []
+    crossings: list[Crossing] = []
     for _ in range(int(rng.integers(0, 3))):
         main = roads[0]
         s = float(rng.uniform(-15.0, 60.0))

@@ -247,7 +247,8 @@ def write_street_annotations(
     ]
     listed: list[str] = []
     for split, groups in contents.items():
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for image in (image for group in groups for image in group["images"]):
             images.append({key: value for key, value in image.items() if key != "annotations"})
             for entry in image["annotations"]:

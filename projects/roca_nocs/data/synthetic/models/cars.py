@@ -256,9 +256,9 @@ def _extras(
             x = sorted((side * half * 0.84, side * half * 0.94))
             builder.box("body", (x[0], x[1]), (tail - 0.05, belt + 0.06), bed)
     if extra == "rails":
-        for side in (-1.0, 1.0):
-            x = side * 0.68 * half
-            rail = [(x, height + 0.03, roof_start + 0.15), (x, height + 0.03, roof_end - 0.1)]
+        y = height + 0.03
+        for rail_x in (-0.68 * half, 0.68 * half):
+            rail = [(rail_x, y, roof_start + 0.15), (rail_x, y, roof_end - 0.1)]
             builder.add("rail", tube(rail, 0.025, segments=6))
     elif extra == "spoiler":
         builder.box(
@@ -268,10 +268,10 @@ def _extras(
             (end - 0.3, end - 0.06) if name == "coupe" else (roof_end - 0.05, roof_end + 0.22),
         )
         if name == "coupe":
-            for x in (-0.5 * half, 0.5 * half):
+            for post_x in (-0.5 * half, 0.5 * half):
                 builder.box(
                     "spoiler",
-                    (x - 0.02, x + 0.02),
+                    (post_x - 0.02, post_x + 0.02),
                     (tail - 0.04, tail + 0.12),
                     (end - 0.22, end - 0.14),
                 )

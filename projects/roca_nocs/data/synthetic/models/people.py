@@ -8,6 +8,7 @@ import numpy as np
 
 from ..primitives import (
     Mesh,
+    Point,
     ball,
     band,
     box,
@@ -129,7 +130,7 @@ def _arm(
     builder.add("skin", ball(0.05, wrist, segments=6))
 
 
-def _head(builder: ModelBuilder, neck: Sequence[float], size: float, cap: bool) -> None:
+def _head(builder: ModelBuilder, neck: Point, size: float, cap: bool) -> None:
     """A head of ``size`` metres from the neck up: the face is in front, hair behind and above."""
     base = np.asarray(neck, dtype=np.float64)
     radius = 0.42 * size
