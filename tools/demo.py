@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Shows what a trained model finds in photos, videos or images of a dataset.
+"""Shows what a trained model finds in photos, videos, images or clips of a dataset.
 
     tools/demo.py --run output/rooms_r18                                  # its test dataset
     tools/demo.py --run output/roca --input photo.jpg --fov 65 --output found
@@ -7,7 +7,8 @@
         --input photos/ video.mp4 --intrinsics fx,fy,cx,cy --cads cads --output found
 
 Each image gets a picture and a JSON file, and from models with 3D poses or boxes a page with the
-scene to turn around and a GLB file; index.html shows all. See docs/demo.md.
+scene to turn around and a GLB file. Models of the future get clips of a dataset, each of which
+becomes an animation and a JSON file. index.html shows all. See docs/demo.md.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 import roca_nocs  # noqa: F401  (registers data sets and models)
+from roca_nocs.data.bev_mapper import BevClipMapper
 from roca_nocs.data.cad_meshes import mesh_finder
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.engine.checkpoint import Checkpointer
@@ -33,7 +35,7 @@ from roca_nocs.engine.ema import build_average
 from roca_nocs.engine.launch import resolve_device
 from roca_nocs.visualization import inputs
 from roca_nocs.visualization.output_folder import OutputFolder
-from roca_nocs.visualization.predictor import CAMERA_NEEDED, Predictor
+from roca_nocs.visualization.predictor import CAMERA_NEEDED, ClipPredictor, Predictor
 from roca_nocs.visualization.video import VideoReader
 
 ASSUMED_FOCAL = 2.0
@@ -42,6 +44,8 @@ CAMERA_ASSUMED = (
     "warning: the camera is not known (--intrinsics or --fov), and a focal length of twice the "
     "height of the image is assumed: distances and sizes are right up to a factor"
 )
+IMAGE_OPTIONS = ("input", "intrinsics", "fov", "depth", "cads", "scene")
+"""What only models of images take."""
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -57,7 +61,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--dataset",
         help="registered name, if there is no --input; default: the test dataset of the config",
     )
-    parser.add_argument("--count", type=int, default=6, help="images to take of a dataset")
+    parser.add_argument("--count", type=int, default=6, help="images or clips to take of a dataset")
     parser.add_argument(
         "--intrinsics", help="fx,fy,cx,cy of --input in pixels, or a file with a matrix"
     )
@@ -75,6 +79,9 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--scene", help="choose among the CAD models of this scene only")
     parser.add_argument("--threshold", type=float, default=0.5, help="smallest score to show")
+    parser.add_argument(
+        "--animation", choices=("gif", "webp", "mp4"), default="gif", help="files of clips"
+    )
     parser.add_argument("--output", type=Path, help="folder to write to; default: RUN/demo")
     parser.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     return parser
@@ -101,7 +108,10 @@ def load_model(args: argparse.Namespace) -> tuple[Any, nn.Module]:
 
 def find_dataset(cfg: Any, name: str | None) -> str:
     """The dataset given, else the (first) one that the config tests on."""
-    names = name or cfg.dataloader.test.dataset.names
+    tested = cfg.dataloader.test.dataset
+    while "records" in tested:  # some of the records of a dataset
+        tested = tested.records
+    names = name or tested.names
     dataset = names if isinstance(names, str) else names[0]
     if dataset not in DatasetCatalog.list():
         raise ConfigError(f"the dataset {dataset!r} is not registered")
@@ -144,17 +154,25 @@ def write_videos(
             yield error
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write everything; returns how many inputs could not be used."""
-    matrix = inputs.parse_intrinsics(args.intrinsics) if args.intrinsics else None
-    camera = inputs.CameraChoice(matrix, args.fov)
-    images, videos = inputs.find_inputs(args.input or ())
-    cfg, model = load_model(args)
-    dataset = find_dataset(cfg, args.dataset)
-    predictor = Predictor(model, instantiate(cfg.dataloader.test.mapper), args.threshold)
+def spread(records: Sequence[Any], count: int) -> list[Any]:
+    """At most ``count`` of the records, at equal distances."""
+    rows = np.linspace(0, len(records), min(count, len(records)), endpoint=False)
+    return [records[int(row)] for row in rows]
+
+
+def show_images(
+    args: argparse.Namespace,
+    files: tuple[list[Path], list[Path]],
+    camera: inputs.CameraChoice,
+    predictor: Predictor,
+    dataset: str,
+    output: Path,
+) -> tuple[OutputFolder, list[Exception]]:
+    """Write the results of images and videos; returns the folder and what went wrong."""
+    images, videos = files
     if args.depth and not predictor.reads_depth:
         raise ConfigError("--depth: this model makes no use of measured depth")
-    if matrix is None and args.fov is None:
+    if args.intrinsics is None and args.fov is None:
         if args.input and predictor.needs_camera:
             raise inputs.InputError(CAMERA_NEEDED)
         if args.input and predictor.assumes_camera:
@@ -173,18 +191,59 @@ def run(args: argparse.Namespace) -> int:
     if args.input:
         sources = inputs.file_sources(images, camera, args.scene, args.depth)
     else:
-        records = DatasetCatalog.get(dataset)
-        rows = np.linspace(0, len(records), min(args.count, len(records)), endpoint=False)
-        chosen = [records[int(row)] for row in rows]
+        chosen = spread(DatasetCatalog.get(dataset), args.count)
         sources = inputs.record_sources(chosen, camera, scenes, depth=predictor.reads_depth)
     folder = OutputFolder(
-        args.output or args.run / "demo",
+        output,
         MetadataCatalog.get(dataset).thing_classes,
         mesh,
         mesh_finder(dataset) if mesh and not args.input else None,
     )
     problems = list(write_images(sources, predictor, folder))
     problems += write_videos(videos, camera, args.scene, predictor, folder)
+    return folder, problems
+
+
+def show_clips(
+    args: argparse.Namespace, predictor: ClipPredictor, cfg: Any, dataset: str, output: Path
+) -> tuple[OutputFolder, list[Exception]]:
+    """Write the results of clips; returns the folder and what went wrong."""
+    for name in IMAGE_OPTIONS:
+        if getattr(args, name) is not None:
+            raise ConfigError(f"--{name}: this model takes clips of a dataset, no images")
+    named = args.dataset is not None
+    records = DatasetCatalog.get(dataset) if named else instantiate(cfg.dataloader.test.dataset)
+    if records and records[0].get("layout") != "bev":
+        raise ConfigError(f"{dataset} has no clips of rasters in bird's-eye view, see docs/demo.md")
+    folder = OutputFolder(output, MetadataCatalog.get(dataset).thing_classes)
+    problems: list[Exception] = []
+    for record in tqdm(spread(records, args.count), unit="clip"):
+        try:
+            sample, result = predictor(record)
+            channels = record["meta"].input_channels
+            folder.write_clip(sample, result, channels, args.animation)
+        except inputs.InputError as error:
+            problems.append(error)
+        except ImportError as error:
+            raise ConfigError(f"--animation {args.animation}: {error}") from error
+    return folder, problems
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write everything; returns how many inputs could not be used."""
+    matrix = inputs.parse_intrinsics(args.intrinsics) if args.intrinsics is not None else None
+    camera = inputs.CameraChoice(matrix, args.fov)
+    files = inputs.find_inputs(args.input or ())
+    cfg, model = load_model(args)
+    dataset = find_dataset(cfg, args.dataset)
+    mapper = instantiate(cfg.dataloader.test.mapper)
+    output = args.output or args.run / "demo"
+    if isinstance(mapper, BevClipMapper):
+        clips = ClipPredictor(model, mapper, args.threshold)
+        folder, problems = show_clips(args, clips, cfg, dataset, output)
+    else:
+        predictor = Predictor(model, mapper, args.threshold)
+        folder, problems = show_images(args, files, camera, predictor, dataset, output)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     print(f"see {folder.write_index()}")

@@ -1,6 +1,7 @@
 """FutureDETR on the embedded traffic, stage 1 of 4: boxes in single frames.
 
-The whole recipe; each stage starts from the weights of the one before (`train.init_checkpoint`):
+The whole recipe, whose commands are in `docs/future_detr.md`; each stage starts from the weights of
+the one before (`train.init_checkpoint`) and has an output folder of its own:
 
 1. this file: boxes and classes of single frames;
 2. `bev_clips.py`: clips of three frames, whose queries are carried on;

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from roca_nocs.evaluation.bev_baselines import constant_velocity, oracle, static
 from roca_nocs.evaluation.bev_evaluator import BevEvaluator, calibration_error, central_range
+from roca_nocs.evaluation.summary import BEV_ROWS, summary_table
 from roca_nocs.evaluation.vpq import COUNTS, match_clip, quality, vpq_counts
 from roca_nocs.geometry.bev import BevGrid
 
@@ -76,6 +77,19 @@ def test_perfect_output_and_the_rows_beside_it() -> None:
     assert rows["static-VPQ_long"] < rows["constant_velocity-VPQ_long"] < 100
     assert metrics["bev_steps"]["displacement_3"] == pytest.approx(0.0)
     assert metrics["bev_steps"]["VPQ_0"] == pytest.approx(100.0)
+
+
+def test_table_of_results() -> None:
+    """The model stands beside the trivial predictions in every range."""
+    clips = [sample(number) for number in range(2)]
+    metrics = evaluate(clips, [{"instances": clip["instance"]} for clip in clips])
+    values = [value for _, value in summary_table([metrics], BEV_ROWS)]
+    assert None not in values
+    for first in range(0, 12, 3):
+        model, nobody, constant = values[first : first + 3]
+        # Within the central 30 m nobody is born.
+        assert model == pytest.approx(100.0) and nobody < constant <= model
+    assert values[12:] == [0.0, 100.0]
 
 
 def test_displacement_births_and_scores() -> None:

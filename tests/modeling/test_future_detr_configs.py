@@ -64,6 +64,26 @@ def test_stages_start_from_each_other() -> None:
         }.items()
 
 
+def test_recipe_of_the_documentation() -> None:
+    """Each command starts from the weights that the one before leaves, with a growing future."""
+    root = CONFIGS.parents[1]
+    text = (root / "docs/future_detr.md").read_text()
+    recipe = text[text.index("### The recipe") :].split("```")[1]
+    words = [line.split() for line in recipe.splitlines() if "train_net.py" in line]
+    loaded = [
+        load_config(root / line[2], [word for word in line[3:] if "=" in word]) for line in words
+    ]
+    assert loaded[0].train.init_checkpoint == ""
+    assert len({config.train.output_dir for config in loaded}) == len(loaded) == 5
+    for before, after in pairwise(loaded):
+        assert after.train.init_checkpoint == f"{before.train.output_dir}/model_final.pth"
+    assert [config.model.num_future for config in loaded] == [0, 0, 1, 2, 4]
+    assert [config.model.freeze_detector for config in loaded] == [False, False, True, False, False]
+    for config in loaded:
+        for part in (config.dataloader.train, config.dataloader.test):
+            assert part.mapper.n_future == config.model.num_future
+
+
 def test_sampling_learns_slowly() -> None:
     config = load("bev_rollout")
     with torch.device("meta"):

@@ -135,9 +135,34 @@ MONO3D_ROWS = (
     *_mono3d_error("error of their dimensions, median, %", "dimensions"),
 )
 
-DEFAULT_ROWS = (*DETECTION_ROWS, *ROCA_ROWS, *NOCS_ROWS, *MONO3D_ROWS)
-"""What detectors, ROCA, NOCS and monocular 3D boxes report; a dash begins what a trivial predictor
-reaches on the same detections."""
+
+def _bev_rows(label: str, metric: str) -> tuple[SummaryRow, ...]:
+    """A metric of the present and the future, and what needs no model but the true present."""
+    return (
+        SummaryRow(label, (f"bev/{metric}",)),
+        *(
+            SummaryRow(f"- {name}", (f"bev_baselines/{key}-{metric}",))
+            for name, key in (
+                ("nobody moves", "static"),
+                ("constant velocity", "constant_velocity"),
+            )
+        ),
+    )
+
+
+BEV_ROWS = (
+    *_bev_rows("BEV IoU, whole raster, %", "IoU_long"),
+    *_bev_rows("BEV IoU, central 30 m, %", "IoU_short"),
+    *_bev_rows("BEV VPQ, whole raster, %", "VPQ_long"),
+    *_bev_rows("BEV VPQ, central 30 m, %", "VPQ_short"),
+    SummaryRow("id switches", ("bev/id_switches",)),
+    SummaryRow("agents found that appear in the future, %", ("bev/birth_recall",)),
+)
+
+DEFAULT_ROWS = (*DETECTION_ROWS, *ROCA_ROWS, *NOCS_ROWS, *MONO3D_ROWS, *BEV_ROWS)
+"""What detectors, ROCA, NOCS, monocular 3D boxes and FutureDETR report; a dash begins what a
+trivial predictor reaches on the same detections, in bird's-eye view from the annotated present.
+"""
 
 
 def find_metric(results: Results, key: str) -> float | None:

@@ -6,35 +6,36 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import cv2
 import numpy as np
 
 from roca_nocs.data.cad_meshes import MeshFinder
 from roca_nocs.data.maps import read_map
+from roca_nocs.visualization.bev_animation import animation_frames, write_animation
 from roca_nocs.visualization.box_pictures import find_reach
+from roca_nocs.visualization.clip_result import ClipResult
 from roca_nocs.visualization.image_result import ImageResult, from_annotations
 from roca_nocs.visualization.inputs import Frame
-from roca_nocs.visualization.pages import image_page, index_entry, page
+from roca_nocs.visualization.pages import film_entry, image_page, index_entry, page
 from roca_nocs.visualization.pictures import Canvas, draw_panel
 from roca_nocs.visualization.posed_boxes import pose_boxes
 from roca_nocs.visualization.posed_cads import PosedCad, pose_cads
-from roca_nocs.visualization.results_json import frame_results, write_results
+from roca_nocs.visualization.results_json import clip_results, frame_results, write_results
 from roca_nocs.visualization.results_kitti import kitti_text
 from roca_nocs.visualization.scene3d import build_scene, scene_page
 from roca_nocs.visualization.video import VideoWriter
 
 
 class OutputFolder:
-    """Writes pictures, scenes, numbers and pages of images into one folder."""
+    """Writes pictures, scenes, numbers and pages of images or clips into one folder."""
 
     def __init__(
         self,
         folder: Path,
         names: Sequence[str],
-        mesh: MeshFinder | None,
-        truth_mesh: MeshFinder | None,
+        mesh: MeshFinder | None = None,
+        truth_mesh: MeshFinder | None = None,
     ) -> None:
         """
         Args:
@@ -86,7 +87,7 @@ class OutputFolder:
         numbers = self.folder / name
         numbers.mkdir(exist_ok=True)
         path = self.folder / f"{name}.mp4"
-        self._entries.append(f'<video src="{quote(path.name)}" controls loop></video>')
+        self._entries.append(film_entry(path.name))
         # The view from above only ever gets wider: it would flicker.
         reach = 0.0
         with VideoWriter(path, rate) as video:
@@ -96,6 +97,32 @@ class OutputFolder:
                 video.write(self._draw(frame, result, reach))
                 results = frame_results(frame, result, self.names)
                 write_results(numbers / f"{frame.index:06d}.json", results)
+
+    def write_clip(
+        self,
+        sample: Mapping[str, Any],
+        result: ClipResult,
+        channels: Sequence[str],
+        suffix: str,
+    ) -> None:
+        """The past, the present and the predicted future beside the truth, and ``<clip>.json``.
+
+        Args:
+            sample: of :class:`~roca_nocs.data.bev_mapper.BevClipMapper`.
+            result: what was found.
+            channels: names of the channels of the raster.
+            suffix: of the film ``<clip>.<suffix>``: gif, webp or mp4.
+
+        Raises:
+            ValueError: the result does not have the steps and size of the annotations.
+            ImportError: PyAV, which writes mp4, is missing.
+        """
+        name = sample["clip_id"]
+        pictures = animation_frames(sample, result.instances, channels)
+        write_animation(self.folder / f"{name}.{suffix}", pictures)
+        results = clip_results(sample, result, self.names)
+        write_results(self.folder / f"{name}.json", results)
+        self._entries.append(index_entry(name, len(result), [suffix, "json"], suffix))
 
     def write_index(self) -> Path:
         """``index.html``, which shows everything written; returns its path."""

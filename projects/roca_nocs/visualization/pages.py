@@ -30,14 +30,26 @@ def page(title: str, body: str) -> str:
     )
 
 
-def index_entry(name: str, count: int, links: Sequence[str]) -> str:
-    """An image on the index page."""
+def index_entry(name: str, count: int, links: Sequence[str], picture: str = "png") -> str:
+    """An image or clip on the index page.
+
+    Args:
+        name: of its files.
+        count: objects found.
+        links: suffixes of the files to link, the first one from the picture too.
+        picture: suffix of the file to show.
+    """
     address = quote(name)
     targets = " ".join(f'<a href="{address}.{each}">{each}</a>' for each in links)
-    return (
-        f"<h2>{html.escape(name)}</h2>\n<p>{count} objects: {targets}</p>\n"
-        f'<a href="{address}.{links[0]}"><img src="{address}.png" alt=""></a>'
-    )
+    shown = f'<a href="{address}.{links[0]}"><img src="{address}.{picture}" alt=""></a>'
+    if picture == "mp4":
+        shown = film_entry(f"{name}.mp4")
+    return f"<h2>{html.escape(name)}</h2>\n<p>{count} objects: {targets}</p>\n{shown}"
+
+
+def film_entry(file_name: str) -> str:
+    """A film on the index page."""
+    return f'<video src="{quote(file_name)}" controls loop></video>'
 
 
 def image_page(

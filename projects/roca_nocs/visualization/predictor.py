@@ -1,7 +1,8 @@
-"""A trained model on images that lie in memory."""
+"""A trained model on images that lie in memory, or on clips of a dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from torch import nn
 
+from roca_nocs.data.bev_mapper import BevClipMapper
 from roca_nocs.data.cad_catalog import load_scene_candidates
 from roca_nocs.data.cad_databases import (
     catalog_sources,
@@ -22,6 +24,7 @@ from roca_nocs.data.cad_meshes import MeshFinder, catalog_meshes
 from roca_nocs.data.mono3d_mapper import Mono3DMapper, transform_projection
 from roca_nocs.data.nocs_mapper import NocsMapper
 from roca_nocs.data.transforms import SceneInput
+from roca_nocs.visualization.clip_result import ClipResult, from_clip_output
 from roca_nocs.visualization.image_result import ImageResult, from_output
 from roca_nocs.visualization.inputs import Frame, InputError
 
@@ -131,3 +134,32 @@ class Predictor:
             data["scene_id"] = frame.scene_id
         pixels = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         return data | {"image": torch.from_numpy(pixels)}
+
+
+class ClipPredictor:
+    """Applies a model of clips to records of a dataset."""
+
+    def __init__(self, model: nn.Module, mapper: BevClipMapper, threshold: float) -> None:
+        """
+        Args:
+            model: in evaluation mode.
+            mapper: of the test data.
+            threshold: smallest score of an instance.
+        """
+        self.model = model
+        self.mapper = mapper
+        self.threshold = threshold
+
+    def __call__(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], ClipResult]:
+        """The sample that the mapper makes of a record, and what the model finds in it.
+
+        Raises:
+            InputError: the clip is damaged, or shorter than what the model is made for.
+        """
+        try:
+            sample = self.mapper(record)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        with torch.no_grad():
+            (output,) = self.model([sample])
+        return sample, from_clip_output(output, self.threshold)

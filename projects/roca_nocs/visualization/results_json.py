@@ -1,14 +1,17 @@
-"""The numbers of one image as JSON; docs/demo.md describes the fields."""
+"""The numbers of one image or clip as JSON; docs/demo.md describes the fields."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as rle
 
+from roca_nocs.visualization.clip_result import ClipResult
 from roca_nocs.visualization.image_result import Alignments, CadKey, ImageResult, PosedBoxes
 from roca_nocs.visualization.inputs import Frame
 
@@ -78,6 +81,44 @@ def _box3d(boxes: PosedBoxes, row: int) -> dict[str, Any]:
     else:
         data["extents"] = boxes.extents[row].tolist()
     return {"box3d": data, **failure}
+
+
+def clip_results(sample: Mapping[str, Any], result: ClipResult, names: list[str]) -> dict[str, Any]:
+    """Everything predicted for a clip, in types of JSON.
+
+    Args:
+        sample: of :class:`~roca_nocs.data.bev_mapper.BevClipMapper`.
+        result: what was found.
+        names: of the classes.
+    """
+    steps = range(len(result.instances))
+    return {
+        "file": sample["file_name"],
+        "clip": sample["clip_id"],
+        "grid": asdict(sample["grid"]),
+        "observed_frames": len(sample["clip"]),
+        "seconds": [step * float(sample["frame_dt"]) for step in steps],
+        "objects": [_instance(result, row, names) for row in range(len(result))],
+    }
+
+
+def _instance(result: ClipResult, row: int, names: list[str]) -> dict[str, Any]:
+    number, label = int(result.ids[row]), int(result.classes[row])
+    masks = result.instances == number
+    places = [
+        place.tolist() if np.isfinite(place).all() else None
+        for place in result.trajectories[:, row]
+    ]
+    return {
+        "id": number,
+        "class": names[label],
+        "class_id": label,
+        "score": float(result.scores[row]),
+        "score_per_step": result.step_scores[:, row].tolist(),
+        "box_xyxy_per_step": result.boxes[:, row].tolist(),
+        "trajectory": places,
+        "mask_per_step": [_encode(mask) if mask.any() else None for mask in masks],
+    }
 
 
 def _encode(mask: np.ndarray) -> dict[str, Any]:
