@@ -25,7 +25,11 @@ critique = L(Critique)(
 
 # Of the model; what is trained against the discriminator has the low momentum of DCGAN.
 optimizer = L(torch.optim.Adam)(
-    params=L(generator_parameters)(adversarial="roi_heads.nocs_head.", betas=(0.5, 0.99)),
+    params=L(generator_parameters)(
+        model=None,  # filled in by tools/train_net.py; the discriminators' parameters refer to it
+        adversarial="roi_heads.nocs_head.",
+        betas=(0.5, 0.99),
+    ),
     lr=1e-4,
     betas=(0.9, 0.99),
     weight_decay=1e-6,

@@ -107,10 +107,12 @@ def test_only_some_modules_are_initialised(tmp_path: Path) -> None:
         return model
 
     Checkpointer(two_layers(1.0), str(tmp_path)).save("weights")
-    path, model = f"{tmp_path}/weights.pth", two_layers(2.0)
-    reader = Checkpointer(model, str(tmp_path / "other"))
+    path = f"{tmp_path}/weights.pth"
+    reader = Checkpointer(two_layers(2.0), str(tmp_path / "other"))
     with pytest.raises(WeightsError, match=r"no weights of the module 'head'.*begin with 0, 1"):
         reader.resume_or_load(path, modules=["0", "head"])
+    model = two_layers(2.0)
+    reader = Checkpointer(model, str(tmp_path / "other"))
     assert reader.resume_or_load(path, modules=["1"]) == {}
     assert {p.mean().item() for p in model[0].parameters()} == {2.0}
     assert {p.mean().item() for p in model[1].parameters()} == {1.0}

@@ -80,7 +80,8 @@ def run(
             raise Stop
 
     def results() -> Any:
-        return evaluate(trainer.iter)
+        # Behind a training without an iteration to do detectron2 counts one more.
+        return evaluate(min(trainer.iter, max_iter))
 
     trainer.register_hooks(
         [

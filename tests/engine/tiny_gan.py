@@ -31,7 +31,7 @@ model.critique = L(Critique)(
     weight=L(StepSchedule)(rates=[0.25, 1.0], inflections=[3]),
 )
 optimizer = L(torch.optim.Adam)(
-    params=L(generator_parameters)(adversarial="nocs.", betas=(0.5, 0.99)),
+    params=L(generator_parameters)(model=None, adversarial="nocs.", betas=(0.5, 0.99)),
     lr=1e-3,
     betas=(0.9, 0.99),
 )

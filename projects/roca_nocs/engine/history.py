@@ -168,8 +168,8 @@ class HistoryWriter(EventWriter):
         """Write the epoch that has ended since the last call, and results that came after it."""
         row = self._source.take_finished()
         self._add(row)
-        storage = get_event_storage()
-        if row is None and (not self._rows or storage.iter != self._rows[-1]["iteration"]):
+        storage, trainer = get_event_storage(), self._source.trainer
+        if row is None and (not self._rows or trainer.iter < trainer.max_iter):
             return  # an error ended the training in the middle of an epoch
         hints = storage.smoothing_hints()
         results = {
