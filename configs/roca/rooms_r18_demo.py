@@ -1,8 +1,8 @@
 """ROCA R18-FPN on the embedded rooms in a few minutes: what `make demo` trains.
 
 As the published training starts from a Mask R-CNN of COCO, this one starts from the detector of the
-shipped weights, which saw other rooms, and its ResNet stays as it is, which takes a quarter off a
-step; depth and poses are learned from nothing.
+shipped weights, which saw these training rooms and others, none of validation. Its ResNet stays as
+it is, which takes a quarter off a step; depth and poses are learned from nothing.
 """
 
 from .rooms_r18 import dataloader, lr_multiplier, model, optimizer, train

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from modeling.steps import infer, train_step
 from modeling.tiny_mono3d import (
     HEIGHT,
     NUM_CLASSES,
@@ -28,7 +29,6 @@ from roca_nocs.geometry.box3d_codec import BoxPriors
 from roca_nocs.geometry.cuboids import box_corners, rotation_from_yaw
 from roca_nocs.geometry.projection import project_points, resize_projection
 from roca_nocs.geometry.yaw_bins import wrap_angle
-from roca_nocs.modeling.meta_arch import Mono3DRCNN
 from roca_nocs.modeling.mono3d.class_priors import ClassPriors
 from roca_nocs.modeling.mono3d.decoding import suppress_duplicates
 from roca_nocs.modeling.mono3d_config import add_mono3d_config
@@ -66,28 +66,6 @@ FIELDS = {
     "scores": (),
     "scores_full": (NUM_CLASSES,),
 }
-
-
-def train_step(
-    model: Mono3DRCNN, inputs: list[dict[str, Any]], seed: int = 0
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Losses, logged values and, in the parameters, gradients."""
-    torch.manual_seed(seed)
-    model.zero_grad()
-    with EventStorage() as storage:
-        losses = model.train()(inputs)
-        sum(losses.values()).backward()
-        logged = {name: value for name, (value, _) in storage.latest().items()}
-    for name, loss in losses.items():
-        assert loss.shape == () and loss.isfinite(), name
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    return losses, logged
-
-
-def infer(model: Mono3DRCNN, *inputs: dict[str, Any], **options: Any) -> list[Any]:
-    with torch.no_grad():
-        return model.eval().inference(list(inputs), **options)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,9 +10,9 @@ import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 
+from modeling.steps import infer, train_step
 from modeling.tiny_nocs import CLASSES, SIDE, build_nocs, make_input, narrow_nocs
 from modeling.tiny_roca import HEIGHT, WIDTH
 from roca_nocs.data.nocs_mapper import NocsMapper
@@ -44,28 +44,6 @@ class Recorder(nn.Module):
     ) -> dict[str, torch.Tensor]:
         self.calls.append((coordinates, targets, depth))
         return {"loss_nocs_critique": coordinates.square().sum()}
-
-
-def train_step(
-    model: NocsRCNN, inputs: list[dict[str, Any]], seed: int = 0
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """Losses, logged values and, in the parameters, gradients."""
-    torch.manual_seed(seed)
-    model.zero_grad()
-    with EventStorage() as storage:
-        losses = model.train()(inputs)
-        sum(losses.values()).backward()
-        logged = {name: value for name, (value, _) in storage.latest().items()}
-    for name, loss in losses.items():
-        assert loss.shape == () and loss.isfinite(), name
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    return losses, logged
-
-
-def infer(model: NocsRCNN, *inputs: dict[str, Any], **options: Any) -> list[Any]:
-    with torch.no_grad():
-        return model.eval().inference(list(inputs), **options)
 
 
 @pytest.mark.parametrize("num_bins", [8, 1], ids=["bins", "regression"])
