@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import nn
 
@@ -50,13 +52,14 @@ class DeformableDecoder(nn.Module):
         self.num_layers = num_layers
         self.look_forward_twice = look_forward_twice
         self.layers = nn.ModuleList(
-            DecoderLayer(
-                SelfAttention(embed_dim, num_heads, attn_dropout),
-                MultiScaleDeformableAttention(
-                    embed_dim, num_heads, num_feature_levels, num_points, attn_dropout
-                ),
-                FeedForward(embed_dim, feedforward_dim, ffn_dropout),
+            DecoderLayer.of_sizes(
                 embed_dim,
+                num_heads,
+                feedforward_dim,
+                attn_dropout,
+                ffn_dropout,
+                num_feature_levels,
+                num_points,
             )
             for _ in range(num_layers)
         )
@@ -123,6 +126,27 @@ class DecoderLayer(nn.Module):
         self.attentions = nn.ModuleList([self_attention, cross_attention])
         self.ffns = nn.ModuleList([ffn])
         self.norms = nn.ModuleList(nn.LayerNorm(embed_dim) for _ in range(3))
+
+    @classmethod
+    def of_sizes(
+        cls,
+        embed_dim: int,
+        num_heads: int,
+        feedforward_dim: int,
+        attn_dropout: float,
+        ffn_dropout: float,
+        num_feature_levels: int,
+        num_points: int,
+    ) -> Self:
+        """A layer of this class with attentions and a perceptron of these sizes."""
+        return cls(
+            SelfAttention(embed_dim, num_heads, attn_dropout),
+            MultiScaleDeformableAttention(
+                embed_dim, num_heads, num_feature_levels, num_points, attn_dropout
+            ),
+            FeedForward(embed_dim, feedforward_dim, ffn_dropout),
+            embed_dim,
+        )
 
     def forward(
         self,

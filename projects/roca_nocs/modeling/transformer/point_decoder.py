@@ -50,13 +50,14 @@ class PointDecoder(nn.Module):
         self.refines = False
         layer_class = TrackDecoderLayer if extra_track_attn else DecoderLayer
         self.layers = nn.ModuleList(
-            layer_class(
-                SelfAttention(embed_dim, num_heads, dropout),
-                MultiScaleDeformableAttention(
-                    embed_dim, num_heads, num_feature_levels, num_points, dropout
-                ),
-                FeedForward(embed_dim, feedforward_dim, dropout),
+            layer_class.of_sizes(
                 embed_dim,
+                num_heads,
+                feedforward_dim,
+                dropout,
+                dropout,
+                num_feature_levels,
+                num_points,
             )
             for _ in range(num_layers)
         )
