@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -18,10 +19,12 @@ from roca_nocs.modeling.roi_heads.retrieval_head import (
     RetrievalHead,
 )
 from roca_nocs.modeling.roi_heads.retrieval_modes import build_retrieval_head
+from roca_nocs.modeling.roi_heads.retrieval_query import RegionPoses
+from roca_nocs.modeling.roi_heads.silhouette_retrieval import SilhouetteRetrieval
 from roca_nocs.structures import CadDatabase
 
 GRID = 4
-UNLEARNED = ("random", "first", "nearest")
+UNLEARNED = ("random", "first", "nearest", "silhouette")
 LEARNED = (
     "pointnet",
     "pointnet_image",
@@ -62,12 +65,24 @@ def make_regions(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor,
     return nocs, masks, torch.randn(count, 512, generator=generator)
 
 
+def make_poses(count: int) -> RegionPoses:
+    """Objects of a metre, three metres in front of the camera, upright."""
+    return RegionPoses(
+        boxes=torch.tensor([[40.0, 40.0, 60.0, 60.0]]).repeat(count, 1),
+        intrinsics=torch.tensor([[60.0, 0, 50], [0, 60, 50], [0, 0, 1]]).repeat(count, 1, 1),
+        rotations=torch.diag(torch.tensor([1.0, -1.0, -1.0])).repeat(count, 1, 1),
+        translations=torch.tensor([[0.0, 0.0, 3.0]]).repeat(count, 1),
+        scales=torch.ones(count, 3),
+    )
+
+
 def retrieve(
     head: RetrievalHead, classes: Sequence[int], scenes: Sequence[str | None]
 ) -> tuple[list[int], list[int] | None]:
     regions = make_regions(len(classes))
     classes = torch.tensor(classes, dtype=torch.int64)
-    indices, wild = head.eval().inference(*regions, classes, scenes)
+    poses = make_poses(len(classes))
+    indices, wild = head.eval().inference(*regions, classes, scenes, poses=poses)
     assert indices.dtype == torch.int64
     return indices.tolist(), None if wild is None else wild.tolist()
 
@@ -105,7 +120,7 @@ def test_wild_retrieval_needs_no_scenes() -> None:
     assert retrieve(head, [1, 0], [None, "unknown"]) == ([-1, -1], [3, 0])
 
 
-@pytest.mark.parametrize("mode", ["random", "first", "nearest", PUBLISHED])
+@pytest.mark.parametrize("mode", [*UNLEARNED, PUBLISHED])
 def test_scenes_alone(mode: str) -> None:
     head = build_retrieval_head(mode)
     with pytest.raises(ValueError, match="wild=True"):
@@ -119,7 +134,9 @@ def test_scenes_alone(mode: str) -> None:
         retrieve(head, [0, 0], ["a"])
 
 
-@pytest.mark.parametrize("head_class", [RandomRetrieval, NearestPointRetrieval])
+@pytest.mark.parametrize(
+    "head_class", [RandomRetrieval, NearestPointRetrieval, SilhouetteRetrieval]
+)
 def test_random_choice(head_class: type[RetrievalHead]) -> None:
     """All candidates turn up, by the generator alone; regions with few points choose so too."""
     head = head_class(wild=True)
@@ -131,7 +148,8 @@ def test_random_choice(head_class: type[RetrievalHead]) -> None:
     def draw(seed: int) -> list[int]:
         generator = torch.Generator().manual_seed(seed)
         scenes = [None] * 64
-        return head.inference(nocs, masks, shape_code, classes, scenes, generator)[1].tolist()
+        regions = nocs, masks, shape_code, classes, scenes
+        return head.inference(*regions, generator, make_poses(64))[1].tolist()
 
     assert draw(0) == draw(0) != draw(1)
     assert set(draw(0)) == {0, 1, 2}
@@ -149,7 +167,36 @@ def test_nearest_points() -> None:
     assert wild.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("mode", "missing"), [("nearest", "points"), ("resnet", "voxels")])
+def test_silhouettes() -> None:
+    """A tall, a flat and a wide box are told apart, whatever the predicted coordinates."""
+    sizes = torch.tensor([[0.2, 1.0, 0.2], [1.0, 0.1, 1.0], [1.0, 0.5, 0.5]])
+    cloud = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+    boxes = sizes[:, None] * cloud
+    database = CadDatabase(
+        keys=tuple(("synset", str(row)) for row in range(3)),
+        category_ids=torch.zeros(3, dtype=torch.int64),
+        symmetries=torch.zeros(3, dtype=torch.int64),
+        points=boxes,
+        scenes={"all": torch.arange(3), "flat": torch.tensor([1])},
+    )
+    head = SilhouetteRetrieval()
+    head.set_database(database)
+    poses = make_poses(3)
+    half = 60 * sizes[:, :2] / 2 / 3
+    poses = dataclasses.replace(poses, boxes=torch.cat([50 - half, 50 + half], dim=1))
+    nothing = torch.zeros(3, 3, 8, 8), torch.ones(3, 1, 8, 8), torch.zeros(3, 0)
+    classes = torch.zeros(3, dtype=torch.int64)
+    indices, wild = head.inference(*nothing, classes, ["all"] * 3, poses=poses)
+    assert (indices.tolist(), wild) == ([0, 1, 2], None)
+    assert head.inference(*nothing, classes, ["flat"] * 3, poses=poses)[0].tolist() == [1, 1, 1]
+    with pytest.raises(ValueError, match="needs the poses"):
+        head.inference(*nothing, classes, ["all"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("mode", "missing"),
+    [("nearest", "points"), ("silhouette", "points"), ("resnet", "voxels")],
+)
 def test_data_base_lacks_what_is_needed(mode: str, missing: str) -> None:
     database = make_database()
     object.__setattr__(database, missing, None)

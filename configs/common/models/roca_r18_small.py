@@ -41,7 +41,7 @@ _align.initial_scales = [1.92, 2.65, 0.71, 1.87, 1.54, 1.25, 1.04, 2.36, 1.72]
 _heads.depth_head.initial_depth = 3.0
 _align.sampling_ratio = 1
 # Three-dimensional convolutions cost a CPU more than all the rest, and in a few thousand iterations
-# no learned embedding tells the models of a class apart (docs/results.md). The CAD model whose
-# surface is nearest to the predicted coordinates needs no training of its own.
-_align.retrieval_head.mode = "nearest"
+# no learned embedding tells the models of a class apart, nor are the coordinates good enough
+# (docs/results.md). The outline is, and needs no training of its own.
+_align.retrieval_head.mode = "silhouette"
 _align.retrieval_head.shape_code_size = 160

@@ -24,6 +24,7 @@ from roca_nocs.modeling.roi_heads.alignment_types import (
 )
 from roca_nocs.modeling.roi_heads.region_depth import SMALLEST_DEPTH, RegionCrop, depth_losses
 from roca_nocs.modeling.roi_heads.retrieval_head import RetrievalHead
+from roca_nocs.modeling.roi_heads.retrieval_query import RegionPoses
 from roca_nocs.modeling.roi_heads.shape_encoder import ShapeEncoder
 from roca_nocs.structures import CadDatabase
 
@@ -253,17 +254,25 @@ class AlignmentHead(nn.Module):
             rotations, corrections, has_enough = self._solve(
                 nocs, scales, offsets, mask_pred, confidences
             )
+            translations = translations + corrections
         indices, wild_indices = torch.full_like(regions.classes, -1), None
         has_alignment = torch.ones_like(has_enough)
         if self._has_database:
             indices, wild_indices = self.retrieval_head.inference(
-                nocs * (mask_probs > 0.5), mask_pred, shape_code, regions.classes, regions.scenes
+                nocs * (mask_probs > 0.5),
+                mask_pred,
+                shape_code,
+                regions.classes,
+                regions.scenes,
+                poses=RegionPoses(
+                    regions.boxes, regions.intrinsics, rotations, translations, scales
+                ),
             )
             has_alignment = indices >= 0
             if wild_indices is not None:
                 has_alignment = has_alignment | (wild_indices >= 0)
         return AlignmentPredictions(
-            translations=translations + corrections,
+            translations=translations,
             rotations=rotations,
             scales=scales,
             has_enough=has_enough,

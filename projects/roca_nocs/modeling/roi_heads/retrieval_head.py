@@ -16,6 +16,7 @@ from torch import nn
 
 from roca_nocs.geometry.point_sets import mean_nearest_distance
 from roca_nocs.modeling.retrieval import NocEncoder, PointEncoder, VoxelEncoder
+from roca_nocs.modeling.roi_heads.retrieval_query import RegionPoses, RetrievalQuery
 from roca_nocs.structures import CadDatabase
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "NearestPointRetrieval",
     "RandomRetrieval",
     "RetrievalHead",
+    "random_costs",
+    "require",
 ]
 
 _EMBEDDING_BATCH = 16
@@ -82,6 +85,7 @@ class RetrievalHead(nn.Module):
         classes: torch.Tensor,
         scenes: Sequence[str | None],
         generator: torch.Generator | None = None,
+        poses: RegionPoses | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Retrieve models.
 
@@ -93,6 +97,7 @@ class RetrievalHead(nn.Module):
             scenes: scene of each detection. None and scenes that the data base does not list have
                 no candidates.
             generator: of random choices; by default torch's global one.
+            poses: of the detections; only some retrievals need them.
 
         Returns:
             indices: (N,) int64, rows of the data base limited to the scenes; -1 where there is no
@@ -114,9 +119,7 @@ class RetrievalHead(nn.Module):
         in_scene = of_class & self._in_scene[scene_indices][:, rows]
         with torch.autocast(classes.device.type, enabled=False):
             cost = self.costs(
-                nocs.float(),
-                masks,
-                shape_code.float(),
+                RetrievalQuery(nocs.float(), masks, shape_code.float(), poses),
                 rows,
                 of_class if self.wild else in_scene,
                 generator,
@@ -129,9 +132,7 @@ class RetrievalHead(nn.Module):
 
     def costs(
         self,
-        nocs: torch.Tensor,
-        masks: torch.Tensor,
-        shape_code: torch.Tensor,
+        query: RetrievalQuery,
         rows: torch.Tensor | slice,
         candidates: torch.Tensor,
         generator: torch.Generator | None,
@@ -167,7 +168,7 @@ def _cheapest(cost: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     return torch.where(candidates.gather(1, best[:, None])[:, 0], best, -1)
 
 
-def _random_costs(candidates: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+def random_costs(candidates: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """Independent costs: each candidate of a row is equally likely to be the cheapest."""
     device = candidates.device if generator is None else generator.device
     return torch.rand(candidates.shape, device=device, generator=generator).to(candidates.device)
@@ -178,15 +179,13 @@ class RandomRetrieval(RetrievalHead):
 
     def costs(
         self,
-        nocs: torch.Tensor,
-        masks: torch.Tensor,
-        shape_code: torch.Tensor,
+        query: RetrievalQuery,
         rows: torch.Tensor | slice,
         candidates: torch.Tensor,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         """Random costs."""
-        return _random_costs(candidates, generator)
+        return random_costs(candidates, generator)
 
 
 class FirstRetrieval(RetrievalHead):
@@ -194,9 +193,7 @@ class FirstRetrieval(RetrievalHead):
 
     def costs(
         self,
-        nocs: torch.Tensor,
-        masks: torch.Tensor,
-        shape_code: torch.Tensor,
+        query: RetrievalQuery,
         rows: torch.Tensor | slice,
         candidates: torch.Tensor,
         generator: torch.Generator | None,
@@ -220,24 +217,22 @@ class NearestPointRetrieval(RetrievalHead):
 
     def set_database(self, database: CadDatabase) -> None:
         """See `RetrievalHead`; the data base needs points."""
-        _require(database, "points")
+        require(database, "points")
         super().set_database(database)
 
     def costs(
         self,
-        nocs: torch.Tensor,
-        masks: torch.Tensor,
-        shape_code: torch.Tensor,
+        query: RetrievalQuery,
         rows: torch.Tensor | slice,
         candidates: torch.Tensor,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         """Mean squared distance of the pixels' coordinates to the nearest surface point."""
-        valid = masks.flatten(1) > 0.5
-        cost = _random_costs(candidates, generator)
+        valid = query.masks.flatten(1) > 0.5
+        cost = random_costs(candidates, generator)
         enough = valid.sum(dim=1, keepdim=True) >= self.min_points
         pairs = (candidates & enough).nonzero()
-        points = nocs.flatten(2).transpose(1, 2)
+        points = query.nocs.flatten(2).transpose(1, 2)
         cost[pairs[:, 0], pairs[:, 1]] = mean_nearest_distance(
             points, valid, self._database.points[rows], pairs
         )
@@ -274,7 +269,7 @@ class EmbeddingRetrieval(RetrievalHead):
 
     def set_database(self, database: CadDatabase) -> None:
         """See `RetrievalHead`; the data base needs what ``cad_net`` reads: voxels or points."""
-        _require(database, "voxels" if isinstance(self.cad_net, VoxelEncoder) else "points")
+        require(database, "voxels" if isinstance(self.cad_net, VoxelEncoder) else "points")
         super().set_database(database)
         self._embeddings = None
 
@@ -325,16 +320,14 @@ class EmbeddingRetrieval(RetrievalHead):
 
     def costs(
         self,
-        nocs: torch.Tensor,
-        masks: torch.Tensor,
-        shape_code: torch.Tensor,
+        query: RetrievalQuery,
         rows: torch.Tensor | slice,
         candidates: torch.Tensor,
         generator: torch.Generator | None,
     ) -> torch.Tensor:
         """Squared distance of the embeddings, less the part that is the same for all models."""
         models, lengths, origin = self._embed_database()
-        queries = self.noc_net(nocs, masks, shape_code)[0] - origin
+        queries = self.noc_net(query.nocs, query.masks, query.shape_code)[0] - origin
         return torch.addmm(lengths[rows], queries, models[rows].T, alpha=-2)
 
     def _embed_models(self, models: torch.Tensor) -> torch.Tensor:
@@ -367,7 +360,11 @@ class EmbeddingRetrieval(RetrievalHead):
         return self._embeddings
 
 
-def _require(database: CadDatabase, name: str) -> None:
+def require(database: CadDatabase, name: str) -> None:
+    """
+    Raises:
+        ValueError: the data base lacks this attribute.
+    """
     if getattr(database, name) is None:
         raise ValueError(
             f"this retrieval needs the {name} of the CAD models; the data base has none"

@@ -1,4 +1,4 @@
-"""The retrieval modes of the published code by their names."""
+"""The retrieval modes by their names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from roca_nocs.modeling.roi_heads.retrieval_head import (
     RandomRetrieval,
     RetrievalHead,
 )
+from roca_nocs.modeling.roi_heads.silhouette_retrieval import SilhouetteRetrieval
 
 __all__ = ["build_retrieval_head"]
 
@@ -28,12 +29,12 @@ _NOC_PARTS = (
 def build_retrieval_head(
     mode: str, *, wild: bool = False, shape_code_size: int = 512
 ) -> RetrievalHead:
-    """The retrieval head of a mode of the published code.
+    """The retrieval head of a mode of the published code, or of ``silhouette``.
 
     Args:
-        mode: ``random``, ``first``, ``nearest``, or ``<cad>_<noc>`` with cad in pointnet, resnet
-            and noc in pointnet, image, pointnet+image, resnet, resnet+image, resnet+image+comp,
-            resnet+image+fullcomp; one name stands for both, e.g. ``resnet``.
+        mode: ``random``, ``first``, ``nearest``, ``silhouette``, or ``<cad>_<noc>`` with cad in
+            pointnet, resnet and noc in pointnet, image, pointnet+image, resnet, resnet+image,
+            resnet+image+comp, resnet+image+fullcomp; one name stands for both, e.g. ``resnet``.
         wild: see `RetrievalHead`.
         shape_code_size: D.
 
@@ -44,6 +45,7 @@ def build_retrieval_head(
         "random": RandomRetrieval,
         "first": FirstRetrieval,
         "nearest": NearestPointRetrieval,
+        "silhouette": SilhouetteRetrieval,
     }
     if mode in unlearned:
         return unlearned[mode](wild=wild)
