@@ -122,7 +122,7 @@ def test_parts_of_roca_fit_each_other(path: Path) -> None:
     mode = align.retrieval_head.mode.split("_")[0]
     learned = {"resnet": "voxels", "pointnet": "points"}.get(mode)
     assert config.dataloader.train.mapper.get("retrieval") == learned
-    assert config.model.cad_database["points" if mode == "nearest" else learned]
+    assert config.model.cad_database["points" if mode in ("nearest", "silhouette") else learned]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ POSES = {
 # Form of the CAD models, losses and number of all losses by retrieval mode; the last is published.
 RETRIEVAL = {
     "nearest": (None, set(), 16),
+    "silhouette": (None, set(), 16),
     "pointnet_pointnet+image": ("points", {"loss_triplet"}, 17),
     "resnet_resnet+image+comp": ("voxels", {"loss_triplet", "loss_noc_comp"}, 18),
 }
