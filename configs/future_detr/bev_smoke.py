@@ -31,14 +31,14 @@ dataloader.train.total_batch_size = 1
 
 lr_multiplier.final = 0.02
 
-optimizer.lr = 3e-4
+optimizer.lr = 5e-4
 optimizer.weight_decay = 1e-4
 
 train.output_dir = "./output/future_detr_bev_smoke"
 train.seed = 1
-train.max_iter = 400
+train.max_iter = 600
 train.clip_gradients.norm = 1.0
 train.checkpointer.period = 100
-train.eval_period = 100
+train.eval_period = 200
 train.log_period = 10
 train.best.metric = "bev/VPQ_long"

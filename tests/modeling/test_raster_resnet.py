@@ -51,6 +51,19 @@ def test_stem(stride: int) -> None:
         assert features[name].shape[1:] == (shapes[name].channels, 16 // factor, 24 // factor)
 
 
+@pytest.mark.parametrize(("depth", "channels"), [(18, [8, 16, 32, 64]), (50, [32, 64, 128, 256])])
+def test_width(depth: int, channels: list[int]) -> None:
+    backbone = build_raster_resnet(depth, width=8, norm="BN", freeze_at=0)
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert [features[f"res{stage}"].shape[1] for stage in (2, 3, 4, 5)] == channels
+    assert [backbone.output_shape()[f"res{stage}"].channels for stage in (2, 3, 4, 5)] == channels
+
+
+def test_unknown_depth() -> None:
+    with pytest.raises(ValueError, match=r"one of \[18, 34, 50, 101, 152\], got 20"):
+        build_raster_resnet(20)
+
+
 def test_unknown_stride() -> None:
     with pytest.raises(ValueError, match=r"must be one of \(1, 2, 4\), got 8"):
         RasterStem(stride=8)

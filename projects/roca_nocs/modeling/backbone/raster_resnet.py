@@ -7,13 +7,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import ResNet
-from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
 
 __all__ = ["RasterStem", "build_raster_resnet"]
 
 _STEM_STRIDES = (1, 2, 4)
-_STEM_CHANNELS = 64
-_RES5_BLOCKS = 3  # of all depths with bottleneck blocks
+_WIDTH = 64
+_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 FEATURES = ("res2", "res3", "res4", "res5")
 
 
@@ -27,7 +33,7 @@ class RasterStem(BasicStem):
     def __init__(
         self,
         in_channels: int = 3,
-        out_channels: int = _STEM_CHANNELS,
+        out_channels: int = _WIDTH,
         norm: str = "FrozenBN",
         stride: int = 4,
     ) -> None:
@@ -59,6 +65,7 @@ def build_raster_resnet(
     depth: int,
     *,
     in_channels: int = 3,
+    width: int = _WIDTH,
     stem_stride: int = 4,
     dilation: bool = False,
     norm: str = "FrozenBN",
@@ -70,6 +77,8 @@ def build_raster_resnet(
     Args:
         depth: 18, 34, 50, 101 or 152.
         in_channels: of the images. Weights for three channels are adapted when they are loaded.
+        width: channels of the stem and of the 3x3 convolutions of the first stage; the later ones
+            have 2, 4 and 8 times as many.
         stem_stride: 4, 2 or 1; the strides of all features scale with it.
         dilation: the last stage keeps the resolution and dilates its 3x3 convolutions after the
             first instead ("DC5" of DETR).
@@ -85,21 +94,35 @@ def build_raster_resnet(
             f"dilation needs bottleneck blocks (depth 50 or more): a ResNet-{depth} has basic "
             "blocks, which cannot be dilated"
         )
-    stages = ResNet.make_default_stages(depth, norm=norm)
-    if dilation:
-        stages[-1] = ResNet.make_stage(
-            BottleneckBlock,
-            _RES5_BLOCKS,
-            in_channels=1024,
-            out_channels=2048,
-            bottleneck_channels=512,
-            stride_per_block=[1] * _RES5_BLOCKS,
+    if depth not in _BLOCKS:
+        raise ValueError(f"depth must be one of {sorted(_BLOCKS)}, got {depth}")
+    stages = []
+    in_channels_of_stage = width
+    for index, num_blocks in enumerate(_BLOCKS[depth]):
+        dilated = dilation and index == 3
+        stride = 1 if index == 0 or dilated else 2
+        channels = width << index
+        if depth < 50:
+            block, out_channels, options = BasicBlock, channels, {}
+        else:
+            block, out_channels = BottleneckBlock, 4 * channels
             # The first block keeps the dilation of the stage before, as torchvision's weights do.
-            dilation_per_block=[1, 2, 2],
-            norm=norm,
+            dilations = [1] + [2 if dilated else 1] * (num_blocks - 1)
+            options = {"bottleneck_channels": channels, "dilation_per_block": dilations}
+        stages.append(
+            ResNet.make_stage(
+                block,
+                num_blocks,
+                in_channels=in_channels_of_stage,
+                out_channels=out_channels,
+                stride_per_block=[stride] + [1] * (num_blocks - 1),
+                norm=norm,
+                **options,
+            )
         )
+        in_channels_of_stage = out_channels
     return ResNet(
-        RasterStem(in_channels, _STEM_CHANNELS, norm, stem_stride),
+        RasterStem(in_channels, width, norm, stem_stride),
         stages,
         out_features=list(out_features),
         freeze_at=freeze_at,
