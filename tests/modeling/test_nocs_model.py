@@ -227,7 +227,15 @@ def test_poses_of_perfect_predictions(embedded_names: Any, with_depth: bool) -> 
         assert medians["degrees"] < 1 and medians["metres"] < 0.01
 
 
-@pytest.mark.parametrize("name", ["tabletop_r18", "tabletop_r18_nosym", "tabletop_r18_regression"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tabletop_r18",
+        "tabletop_r18_nosym",
+        "tabletop_r18_regression",
+        "tabletop_r18_shared",
+    ],
+)
 def test_configs_train_and_infer(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.py")
     narrow_nocs(config.model)

@@ -29,7 +29,8 @@ _LeakyReLU = partial(nn.LeakyReLU, 0.2)
 
 
 class NocsHead(nn.Module):
-    """One tower of convolutions for each of x, y and z; each region uses the outputs of its class.
+    """One tower of convolutions for each of x, y and z, or one for all three; each region uses the
+    outputs of its class.
 
     With bins an axis is a classification problem, without them a regression.
     """
@@ -43,6 +44,7 @@ class NocsHead(nn.Module):
         conv_dims: Sequence[int] = (256, 256, 256, 256, 256),
         norm: str = "BN",
         style: str = "original",
+        shared_tower: bool = False,
         head_per_class: bool = False,
         bin_rule: str = "centre",
     ) -> None:
@@ -56,6 +58,8 @@ class NocsHead(nn.Module):
             norm: of the convolutions, see ``detectron2.layers.get_norm``. The official program
                 never updates the statistics (``"FrozenBN"``).
             style: ``"original"`` or one of ``STYLES``.
+            shared_tower: x, y and z differ in their predictors only. The official program has 8
+                convolutions of 512 channels in this form.
             head_per_class: towers of its own for every class.
             bin_rule: see ``layers.coordinate_bins``.
 
@@ -69,13 +73,14 @@ class NocsHead(nn.Module):
         self.num_bins = num_bins
         self.head_per_class = head_per_class
         self.bin_rule = check_bin_rule(bin_rule)
+        self._towers = ("xyz",) if shared_tower else ("x", "y", "z")  # the axes of each
 
         def towers(outputs: int) -> nn.ModuleDict:
             if style == "original":
                 make = partial(_original_tower, in_channels, tuple(conv_dims), norm)
             else:
                 make = partial(_styled_tower, in_channels, *STYLES[style], norm)
-            return nn.ModuleDict({axis: make(outputs) for axis in "xyz"})
+            return nn.ModuleDict({axes: make(len(axes) * outputs) for axes in self._towers})
 
         if head_per_class:
             self.head: nn.Module = nn.ModuleList(towers(num_bins) for _ in range(num_classes))
@@ -106,16 +111,17 @@ class NocsHead(nn.Module):
             return self._nothing(features)
         if self.head_per_class:
             rows = torch.arange(len(classes), device=classes.device)
-            axes = [
-                torch.stack([towers[axis](features) for towers in self.head], dim=1)[rows, classes]
-                for axis in "xyz"
+            parts = [
+                torch.stack([towers[axes](features) for towers in self.head], dim=1)[rows, classes]
+                for axes in self._towers
             ]
         else:
-            axes = [
-                _outputs_of_class(self.head[axis], features, classes, self.num_bins)
-                for axis in "xyz"
+            parts = [
+                _outputs_of_class(self.head[axes], features, classes, len(axes) * self.num_bins)
+                for axes in self._towers
             ]
-        outputs = torch.stack(axes, dim=1).float()
+        outputs = torch.cat([each.unflatten(1, (-1, self.num_bins)) for each in parts], dim=1)
+        outputs = outputs.float()
         return (outputs[:, :, 0].tanh() + 1) / 2 if self.regresses else outputs
 
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -137,15 +143,15 @@ class NocsHead(nn.Module):
 
 
 def _outputs_of_class(
-    tower: nn.Sequential, features: torch.Tensor, classes: torch.Tensor, num_bins: int
+    tower: nn.Sequential, features: torch.Tensor, classes: torch.Tensor, count: int
 ) -> torch.Tensor:
-    """(R, B, S, S): the last layer evaluated for one class of each region only."""
+    """(R, count, S, S): the last layer evaluated for one class of each region only."""
     *body, predictor = tower
     for layer in (*body, *predictor[:-1]):
         features = layer(features)
     weight, bias = predictor[-1].weight, predictor[-1].bias
-    weight = weight.reshape(-1, num_bins, weight.shape[1])[classes]
-    bias = bias.reshape(-1, num_bins, 1)[classes]
+    weight = weight.reshape(-1, count, weight.shape[1])[classes]
+    bias = bias.reshape(-1, count, 1)[classes]
     return torch.baddbmm(bias, weight, features.flatten(2)).unflatten(2, features.shape[2:])
 
 
