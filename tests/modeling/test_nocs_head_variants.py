@@ -81,3 +81,42 @@ def test_towers_of_every_class_agree_with_one_for_all(style: str) -> None:
     own.load_state_dict(state, strict=True)
     with torch.no_grad():
         torch.testing.assert_close(one(*inputs()), own(*inputs()))
+
+
+@pytest.mark.parametrize("count", [REGIONS, 0])
+@pytest.mark.parametrize("shared_tower", [False, True])
+@pytest.mark.parametrize("head_per_class", [False, True])
+def test_bins_with_offsets(head_per_class: bool, shared_tower: bool, count: int) -> None:
+    head = build(bin_offsets=True, head_per_class=head_per_class, shared_tower=shared_tower)
+    outputs = head(*inputs(count))
+    assert outputs.shape == (count, 3, 2, BINS, 2 * SIDE, 2 * SIDE)
+    assert outputs.dtype == torch.float32
+    decoded = head.decode(outputs)
+    bins = outputs[:, :, 0].argmax(dim=2)
+    assert decoded.shape == bins.shape
+    assert torch.equal((BINS * decoded).floor().long(), bins)
+    expectation = head.expectation(outputs)
+    assert ((expectation > 0) & (expectation < 1)).all()
+    expectation.square().sum().backward()
+    for name, parameter in head.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any() == (count > 0), name
+
+
+def test_offsets_come_after_the_bins_of_their_class_and_axis() -> None:
+    with_offsets, bins = build(bin_offsets=True).eval(), build().eval()
+    state = {
+        name: tensor.unflatten(0, (CLASSES, 2, BINS))[:, 0].flatten(0, 1)
+        if ".1.2." in name
+        else tensor
+        for name, tensor in with_offsets.state_dict().items()
+    }
+    bins.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        torch.testing.assert_close(with_offsets(*inputs())[:, :, 0], bins(*inputs()))
+
+
+@pytest.mark.parametrize("options", [{"num_bins": 1}, {"bin_rule": "ganocs"}], ids=str)
+def test_offsets_need_bins_with_edges(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="bin_offsets needs more than one bin and the rule"):
+        build(bin_offsets=True, **options)
