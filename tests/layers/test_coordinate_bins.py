@@ -11,7 +11,10 @@ from roca_nocs.layers.coordinate_bins import (
     BIN_RULES,
     check_bin_rule,
     decode_bins,
+    decode_offsets,
+    decode_outputs,
     encode_bins,
+    encode_offsets,
     soft_argmax,
 )
 from roca_nocs.layers.paste_maps import paste_maps
@@ -46,6 +49,41 @@ def test_expectation_of_certain_bins(rule: str) -> None:
     bins = torch.randint(16, (2, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     logits = 100 * F.one_hot(bins, 16).movedim(-1, 2).float()
     torch.testing.assert_close(soft_argmax(logits, rule), decode_bins(bins, 16, rule))
+
+
+@pytest.mark.parametrize("rule", ["centre", "nocs"])
+@pytest.mark.parametrize("num_bins", [7, 32])
+def test_places_in_bins_lose_nothing(num_bins: int, rule: str) -> None:
+    edges = torch.arange(num_bins + 1) / num_bins
+    near = torch.cat([edges, edges.nextafter(torch.ones(())), edges.nextafter(torch.zeros(()))])
+    values = torch.cat([torch.linspace(0, 1, 1001), near]).clamp(0, 1)
+    bins = encode_bins(values, num_bins, rule)
+    offsets = encode_offsets(values, bins, num_bins)
+    assert 0 <= offsets.min() and offsets.max() <= 1
+    assert (decode_offsets(bins, offsets, num_bins) - values).abs().max() <= 1e-6
+
+
+def test_outputs_of_heads() -> None:
+    random = torch.Generator().manual_seed(0)
+    outputs = torch.randn(2, 3, 2, 8, 4, 5, generator=random)
+    logits, offsets = outputs.unbind(dim=2)
+    bins = logits.argmax(dim=2)
+    for rule in BIN_RULES:
+        assert torch.equal(decode_outputs(logits, rule), decode_bins(bins, 8, rule))
+    assert torch.equal(decode_outputs(logits[:, :, 0]), logits[:, :, 0])
+    decoded = decode_outputs(outputs)
+    assert torch.equal(decoded.mul(8).floor().long(), bins)
+    # The place is that of the chosen bin: the others have no say.
+    chosen = F.one_hot(bins, 8).movedim(-1, 2).bool()
+    others = torch.stack([logits, torch.where(chosen, offsets, -offsets)], dim=2)
+    assert torch.equal(decode_outputs(others), decoded)
+    opposite = torch.stack([logits, -offsets], dim=2)
+    torch.testing.assert_close(decode_outputs(opposite) + decoded, (2 * bins + 1) / 8)
+    # Certain bins: the expectation is the decoded value. Places in the middle: the rule's.
+    expected = soft_argmax(1000 * chosen.float(), offsets=offsets.sigmoid())
+    torch.testing.assert_close(expected, decoded)
+    middle = soft_argmax(logits, offsets=torch.full_like(offsets, 0.5))
+    torch.testing.assert_close(middle, soft_argmax(logits))
 
 
 def test_pasting_of_a_ramp_and_its_gradient() -> None:

@@ -10,9 +10,9 @@ from roca_nocs.modeling.criteria.multiview_loss import MultiViewLoss
 LOSSES = {"loss_multiview_pixelwise", "loss_multiview_alignment"}
 
 
-@pytest.mark.parametrize("num_bins", [1, 4])
-def test_losses_reach_nocs_head_and_backbone_alone(num_bins: int) -> None:
-    model = build_multiview(num_bins=num_bins).train()
+@pytest.mark.parametrize(("num_bins", "offsets"), [(1, False), (4, False), (4, True)])
+def test_losses_reach_nocs_head_and_backbone_alone(num_bins: int, offsets: bool) -> None:
+    model = build_multiview(num_bins=num_bins, bin_offsets=offsets).train()
     with EventStorage() as storage:
         losses = model(training_inputs())
     assert set(losses) >= LOSSES | {"loss_nocs_x", "loss_cls", "loss_mask", "loss_rpn_cls"}

@@ -76,6 +76,15 @@ def test_every_batch_trains_every_parameter(
     assert ("nocs/euclidean_error" in logged) == learns
 
 
+@pytest.mark.parametrize("counts", [(2, 3), (0,)], ids=str)
+def test_bins_with_offsets_train_with_all_other_losses(counts: tuple[int, ...]) -> None:
+    model = build_nocs(head={"bin_offsets": True}, critique=Recorder(), dispersion=DispersionLoss())
+    losses, _ = train_step(model, [make_input(count, seed=count) for count in counts])
+    others = {"loss_nocs_offset", "loss_nocs_dispersion", "loss_nocs_critique"}
+    assert losses.keys() == DETECTION | COORDINATES | others
+    assert all((losses[name] > 0) == any(counts) for name in COORDINATES | others)
+
+
 def test_regions_meet_their_own_targets() -> None:
     critique = Recorder()
     model = build_nocs(critique=critique, dispersion=DispersionLoss())
@@ -227,7 +236,16 @@ def test_poses_of_perfect_predictions(embedded_names: Any, with_depth: bool) -> 
         assert medians["degrees"] < 1 and medians["metres"] < 0.01
 
 
-@pytest.mark.parametrize("name", ["tabletop_r18", "tabletop_r18_nosym", "tabletop_r18_regression"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tabletop_r18",
+        "tabletop_r18_nosym",
+        "tabletop_r18_regression",
+        "tabletop_r18_shared",
+        "tabletop_r18_offset",
+    ],
+)
 def test_configs_train_and_infer(name: str) -> None:
     config = load_config(CONFIGS / f"{name}.py")
     narrow_nocs(config.model)
@@ -235,7 +253,8 @@ def test_configs_train_and_infer(name: str) -> None:
     rotations = model.roi_heads.nocs_loss.rotations
     assert rotations.shape == (6, 1 if "nosym" in name else 6, 3, 3)
     losses, _ = train_step(model, [make_input(2), make_input(0)])
-    assert losses.keys() == DETECTION | COORDINATES
+    offsets = {"loss_nocs_offset"} if "offset" in name else set()
+    assert losses.keys() == DETECTION | COORDINATES | offsets
     (output,) = infer(model, make_input(2))
     assert len(output["instances"]) > 0
 

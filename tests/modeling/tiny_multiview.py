@@ -22,12 +22,15 @@ MODEL = Path(__file__).parents[2] / "configs/common/models/mask_rcnn_r18_small.p
 HEIGHT, WIDTH, NUM_CLASSES, CHANNELS = 64, 96, 2, 16
 
 
-def build_multiview(seed: int = 0, num_bins: int = 4, **options: Any) -> MultiViewNocsRCNN:
+def build_multiview(
+    seed: int = 0, num_bins: int = 4, bin_offsets: bool = False, **options: Any
+) -> MultiViewNocsRCNN:
     """The small detector with few channels, NOCS heads, and all losses of the multi-view track.
 
     Args:
         seed: of the weights.
         num_bins: 1 regresses.
+        bin_offsets: of ``NocsHead``.
         options: of ``MultiViewNocsRCNN``.
     """
     torch.manual_seed(seed)
@@ -58,7 +61,11 @@ def build_multiview(seed: int = 0, num_bins: int = 4, **options: Any) -> MultiVi
         nocs_in_features=names,
         nocs_pooler=pooler,
         nocs_head=NocsHead(
-            in_channels=CHANNELS, num_classes=NUM_CLASSES, num_bins=num_bins, conv_dims=(8, 8)
+            in_channels=CHANNELS,
+            num_classes=NUM_CLASSES,
+            num_bins=num_bins,
+            bin_offsets=bin_offsets,
+            conv_dims=(8, 8),
         ),
         nocs_loss=NocsLoss(),
         dispersion=DispersionLoss() if num_bins > 1 else None,

@@ -22,13 +22,9 @@ from torch import nn
 
 from roca_nocs.data.coco_json import read_json
 from roca_nocs.data.synthetic.encoding import image_bytes
-from roca_nocs.layers.coordinate_bins import decode_bins
+from roca_nocs.layers.coordinate_bins import decode_outputs
 from roca_nocs.layers.region_samples import sample_regions
-from roca_nocs.modeling.criteria.nocs_loss import (
-    NocsLoss,
-    symmetric_bin_loss,
-    symmetric_distance_loss,
-)
+from roca_nocs.modeling.criteria.nocs_loss import NocsLoss
 
 from .atomic_file import replace_file
 
@@ -232,16 +228,12 @@ def _object_losses(
     labelled: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """Decoded coordinates (R, 3, S, S) and losses (R,) of regions; see ``NocsLoss.forward``."""
-    rotations = loss.class_rotations(classes)
-    with torch.autocast(pred.device.type, enabled=False):
-        if pred.ndim == 5:
-            values = symmetric_bin_loss(pred, coordinates, mask, rotations, loss.bin_rule)
-            decoded = decode_bins(pred.argmax(dim=2), pred.shape[2], loss.bin_rule)
-        else:
-            values = symmetric_distance_loss(pred, coordinates, mask, rotations, loss.distance)
-            decoded = pred.float()
+    values, offsets = loss.of_cells(pred, coordinates, mask, classes)
+    if offsets is not None:
+        values = values + offsets
     sums = (values * mask[:, None]).flatten(1).sum(dim=1)
     cells = 3 * mask.flatten(1).sum(dim=1).clamp(min=1)
+    decoded = decode_outputs(pred, loss.bin_rule)
     return {"losses": sums / cells, "coordinates": decoded, "labelled": labelled}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roca_nocs.geometry.symmetry import axis_rotations, class_rotations
-from roca_nocs.layers.coordinate_bins import decode_bins, encode_bins
+from roca_nocs.layers.coordinate_bins import decode_bins, decode_outputs, encode_bins
 from roca_nocs.modeling.criteria.nocs_loss import (
     NocsLoss,
     euclidean_error,
@@ -18,6 +18,7 @@ from roca_nocs.modeling.criteria.nocs_loss import (
     rotate_coordinates,
     symmetric_bin_loss,
     symmetric_distance_loss,
+    symmetric_offset_loss,
 )
 
 NAMES = ["round", "box", "prism"]
@@ -26,6 +27,8 @@ TABLE = class_rotations(
     {"round": {"axis": "y", "order": "inf"}, "prism": {"axis": (1.0, 0.0, 1.0), "order": 3}},
 )
 BINS, SIDE = 8, 5
+NAMED = ("logits", "coordinates", "mask", "classes", "labelled")
+KINDS = ("bins", "offsets", "regression")
 
 
 def example(classes: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
@@ -45,9 +48,8 @@ def example(classes: list[int], seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def by_axis(example: dict[str, torch.Tensor], **options: object) -> torch.Tensor:
-    """(3,)."""
-    names = ("logits", "coordinates", "mask", "classes", "labelled")
-    losses = NocsLoss(rotations=TABLE, **options)(*(example[name] for name in names))
+    """(3,), with offsets (4,)."""
+    losses = NocsLoss(rotations=TABLE, **options)(*(example[name] for name in NAMED))
     return torch.stack([*losses.values()])
 
 
@@ -104,11 +106,84 @@ def test_gradient_of_the_bins_is_that_of_the_cross_entropy() -> None:
     torch.testing.assert_close(found, gradient)
 
 
+def with_offsets(data: dict[str, torch.Tensor], seed: int = 3) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    offsets = torch.randn(data["logits"].shape, generator=random)
+    return {**data, "logits": torch.stack([data["logits"], offsets], dim=2)}
+
+
+@pytest.mark.parametrize("rule", ["centre", "nocs"])
+def test_perfect_places_cost_nothing(rule: str) -> None:
+    data = example([0, 1, 2])
+    rotations = TABLE[data["classes"]]
+    truth = rotate_coordinates(data["coordinates"], data["mask"], rotations[:, [2]])[:, 0]
+    bins = encode_bins(truth, BINS, rule)[:, :, None]
+    logits = torch.zeros(3, 3, BINS, SIDE, SIDE).scatter(2, bins, 50.0)
+    # Wrong places of the other bins do not count.
+    offsets = torch.full_like(logits, 9.0)
+    places = (truth[:, :, None] * BINS - bins).clamp(0, 1)
+    outputs = torch.stack([logits, offsets.scatter(2, bins, places.logit())], dim=2)
+    data["logits"] = outputs.requires_grad_()
+    losses = NocsLoss(rotations=TABLE, bin_rule=rule)(*(data[name] for name in NAMED))
+    assert list(losses) == ["loss_nocs_x", "loss_nocs_y", "loss_nocs_z", "loss_nocs_offset"]
+    assert all(loss < 1e-6 for loss in losses.values())
+    sum(losses.values()).backward()
+    assert data["logits"].grad.isfinite().all()
+    decoded = decode_outputs(outputs.detach(), rule)
+    assert ((decoded - truth).abs() * data["mask"][:, None]).max() < 1e-6
+
+
+@pytest.mark.parametrize("distance", ["smooth_l1", "l1", "l2"])
+def test_only_the_place_in_the_right_bin_learns(distance: str) -> None:
+    data = with_offsets(example([0, 1, 2, 0]))
+    outputs = data["logits"].requires_grad_()
+    arguments = (data["coordinates"], data["mask"], TABLE[data["classes"]])
+    entropy, offset = symmetric_offset_loss(outputs, *arguments, distance=distance)
+    # The bins, and the rotation that they choose, are those of the loss without places.
+    logits = outputs[:, :, 0].detach().requires_grad_()
+    expected = symmetric_bin_loss(logits, *arguments)
+    assert torch.equal(entropy, expected)
+    (gradient,) = torch.autograd.grad(expected.sum(), logits)
+    right = gradient.argmin(dim=2, keepdim=True)
+
+    (found,) = torch.autograd.grad(offset.sum(), outputs, retain_graph=True)
+    assert not found[:, :, 0].any()
+    assert not found[:, :, 1].scatter(2, right, 0.0).any()
+    place = outputs.detach()[:, :, 1].gather(2, right).sigmoid()[:, :, 0]
+    side = found[:, :, 1].gather(2, right)[:, :, 0].sign()
+    # Of some turned ground truth, by 1 bin at most, on the side that the gradient says.
+    difference = {"l1": offset, "l2": offset.sqrt()}.get(distance)
+    if difference is None:
+        difference = torch.where(offset < 0.05, (0.2 * offset).sqrt(), offset + 0.05)
+    value = (right[:, :, 0] + place - side * difference) / BINS
+    turns = [rotate_coordinates(*arguments[:2], arguments[2][:, [k]])[:, 0] for k in range(6)]
+    errors = torch.stack([(turn - value).abs().flatten(1).amax(dim=1) for turn in turns], dim=1)
+    assert errors.amin(dim=1).max() < 1e-5
+    assert (errors.argmin(dim=1) > 0).any()
+    (whole,) = torch.autograd.grad(entropy.sum(), outputs)
+    assert not whole[:, :, 1].any()
+
+
+def test_places_are_normalized_like_bins() -> None:
+    data = with_offsets(example([0, 1, 2]))
+    data["labelled"][1] = False
+    for normalization in ("per_roi", "per_pixel"):
+        loss = NocsLoss(rotations=TABLE, normalization=normalization, loss_weight=2.0)
+        found = loss(*(data[name] for name in NAMED))["loss_nocs_offset"]
+        _, values = loss.of_cells(*(data[name] for name in NAMED[:-1]))
+        cells = [values[row][:, data["mask"][row]] for row in (0, 2)]
+        if normalization == "per_roi":
+            expected = sum(each.mean(dim=1).sum() for each in cells) / 2
+        else:
+            expected = torch.cat(cells, dim=1).mean(dim=1).sum()
+        torch.testing.assert_close(found, 2 * expected, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("region", ["mask", "roi"])
 @pytest.mark.parametrize("normalization", ["per_roi", "per_pixel"])
-@pytest.mark.parametrize("bins", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", ["no regions", "no labels", "no cells"])
-def test_nothing_to_learn(case: str, bins: bool, normalization: str, region: str) -> None:
+def test_nothing_to_learn(case: str, kind: str, normalization: str, region: str) -> None:
     data = example([] if case == "no regions" else [0, 1])
     if case == "no labels":
         data["labelled"][:] = False
@@ -116,7 +191,9 @@ def test_nothing_to_learn(case: str, bins: bool, normalization: str, region: str
     if case == "no cells":
         data["mask"][:] = False
         region = "mask"  # otherwise the background is learned
-    pred = data["logits"] if bins else data["logits"][:, :, 0].sigmoid()
+    if kind == "offsets":
+        data = with_offsets(data)
+    pred = data["logits"][:, :, 0].sigmoid() if kind == "regression" else data["logits"]
     data["logits"] = pred.requires_grad_()
     loss = total(data, normalization=normalization, region=region)
     assert loss == 0
@@ -147,8 +224,11 @@ def test_normalizations() -> None:
     torch.testing.assert_close(per_pixel, torch.full((3,), 2.5))
 
 
-def test_autocast_computes_in_float32() -> None:
+@pytest.mark.parametrize("offsets", [False, True])
+def test_autocast_computes_in_float32(offsets: bool) -> None:
     data = example([0, 1, 2])
+    if offsets:
+        data = with_offsets(data)
     expected = total(data)
     data["logits"] = data["logits"].bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):

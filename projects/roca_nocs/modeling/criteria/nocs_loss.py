@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from roca_nocs.layers.coordinate_bins import check_bin_rule, encode_bins
+from roca_nocs.layers.coordinate_bins import check_bin_rule, encode_bins, encode_offsets
 
 __all__ = [
     "DISTANCES",
@@ -27,6 +27,7 @@ __all__ = [
     "rotate_coordinates",
     "symmetric_bin_loss",
     "symmetric_distance_loss",
+    "symmetric_offset_loss",
 ]
 
 _EPSILON = 1e-5
@@ -95,17 +96,34 @@ def symmetric_bin_loss(
         (R, 3, S, S) of all cells; the ground truth outside the mask is 0.
     """
     logits = logits.float()
-    num_bins = logits.shape[2]
+    _, bins = _best_bins(logits, coordinates, mask, rotations, bin_rule)
+    return _BinCrossEntropy.apply(logits, bins)
 
-    def costs(rows: torch.Tensor) -> torch.Tensor:
-        turned = rotate_coordinates(coordinates[rows], mask[rows], rotations[rows])
-        bins = encode_bins(turned.transpose(1, 2), num_bins, bin_rule)
-        # The normaliser of the softmax is the same for all rotations: the logits decide.
-        gains = logits[rows].gather(2, bins).flatten(3)
-        return -torch.einsum("rakp,rp->rk", gains, mask[rows].flatten(1).float())
 
-    turned = _best_turned(coordinates, mask, rotations, costs)
-    return _BinCrossEntropy.apply(logits, encode_bins(turned, num_bins, bin_rule))
+def symmetric_offset_loss(
+    outputs: torch.Tensor,
+    coordinates: torch.Tensor,
+    mask: torch.Tensor,
+    rotations: torch.Tensor,
+    bin_rule: str = "centre",
+    distance: str = "smooth_l1",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy of the bins, which chooses the turned ground truth, and distance of its places
+    in its bins to the predicted ones; the other bins' places get no gradient.
+
+    Args:
+        outputs: (R, 3, 2, B, S, S), logits of the bins and of the places.
+        coordinates, mask, rotations, bin_rule: see :func:`symmetric_bin_loss`.
+        distance: of ``DISTANCES``; places and distances are in bins, 1 / B of the cube.
+
+    Returns:
+        Both (R, 3, S, S) of all cells; the ground truth outside the mask is 0.
+    """
+    logits, offsets = outputs.float().unbind(dim=2)
+    turned, bins = _best_bins(logits, coordinates, mask, rotations, bin_rule)
+    places = offsets.gather(2, bins[:, :, None])[:, :, 0].sigmoid()
+    differences = places - encode_offsets(turned, bins, logits.shape[2])
+    return _BinCrossEntropy.apply(logits, bins), DISTANCES[distance](differences.abs())
 
 
 def symmetric_distance_loss(
@@ -133,6 +151,28 @@ def symmetric_distance_loss(
         return torch.einsum("rkap,rp->rk", values, mask[rows].flatten(1).float())
 
     return function((_best_turned(coordinates, mask, rotations, costs) - pred).abs())
+
+
+@torch.no_grad()
+def _best_bins(
+    logits: torch.Tensor,
+    coordinates: torch.Tensor,
+    mask: torch.Tensor,
+    rotations: torch.Tensor,
+    bin_rule: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The turned ground truth of least cross-entropy and its bins, both (R, 3, S, S)."""
+    num_bins = logits.shape[2]
+
+    def costs(rows: torch.Tensor) -> torch.Tensor:
+        turned = rotate_coordinates(coordinates[rows], mask[rows], rotations[rows])
+        bins = encode_bins(turned.transpose(1, 2), num_bins, bin_rule)
+        # The normaliser of the softmax is the same for all rotations: the logits decide.
+        gains = logits[rows].gather(2, bins).flatten(3)
+        return -torch.einsum("rakp,rp->rk", gains, mask[rows].flatten(1).float())
+
+    turned = _best_turned(coordinates, mask, rotations, costs)
+    return turned, encode_bins(turned, num_bins, bin_rule)
 
 
 @torch.no_grad()
@@ -215,7 +255,8 @@ def mean_loss(
 
 
 class NocsLoss(nn.Module):
-    """Loss of a NOCS head: ``loss_nocs_x``, ``loss_nocs_y``, ``loss_nocs_z``."""
+    """Loss of a NOCS head: ``loss_nocs_x``, ``loss_nocs_y``, ``loss_nocs_z``, and with offsets
+    ``loss_nocs_offset``, that of the places in the bins, the sum over the axes."""
 
     rotations: torch.Tensor
 
@@ -233,7 +274,7 @@ class NocsLoss(nn.Module):
         Args:
             rotations: (C, K, 3, 3), symmetries of the classes (``geometry.symmetry``); None for
                 classes without.
-            distance: of ``DISTANCES``, for heads that regress.
+            distance: of ``DISTANCES``, for heads that regress coordinates or offsets.
             bin_rule: for heads with bins, see ``layers.coordinate_bins``.
             normalization: see :func:`mean_loss`.
             region: ``"mask"``: cells of the object count; ``"roi"``: all cells of the region, with
@@ -265,6 +306,25 @@ class NocsLoss(nn.Module):
             return self.rotations.expand(len(classes), -1, -1, -1)
         return self.rotations[classes]
 
+    def of_cells(
+        self,
+        pred: torch.Tensor,
+        coordinates: torch.Tensor,
+        mask: torch.Tensor,
+        classes: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Losses (R, 3, S, S) float32 of all cells, and with offsets those of the places.
+
+        Args: see :meth:`forward`.
+        """
+        truth = (coordinates, mask, self.class_rotations(classes))
+        with torch.autocast(pred.device.type, enabled=False):
+            if pred.dim() == 6:
+                return symmetric_offset_loss(pred, *truth, self.bin_rule, self.distance)
+            if pred.dim() == 5:
+                return symmetric_bin_loss(pred, *truth, self.bin_rule), None
+            return symmetric_distance_loss(pred, *truth, self.distance), None
+
     def forward(
         self,
         pred: torch.Tensor,
@@ -276,18 +336,23 @@ class NocsLoss(nn.Module):
         """Weighted losses, scalar float32 each.
 
         Args:
-            pred: logits (R, 3, B, S, S), or coordinates (R, 3, S, S) in [0, 1].
+            pred: outputs of a head, see ``layers.coordinate_bins``: logits (R, 3, B, S, S), with
+                offsets (R, 3, 2, B, S, S), or coordinates (R, 3, S, S) in [0, 1].
             coordinates: (R, 3, S, S) in [0, 1], the ground truth.
             mask: (R, S, S) bool, cells of the object.
             classes: (R,) int64.
             labelled: (R,) bool, regions that have a ground truth; the others do not count.
         """
-        rotations = self.class_rotations(classes)
+        values, offsets = self.of_cells(pred, coordinates, mask, classes)
+        region = mask if self.region == "mask" else torch.ones_like(mask)
+
+        def weighted(values: torch.Tensor) -> torch.Tensor:
+            return self.loss_weight * mean_loss(values, region, labelled, self.normalization)
+
         with torch.autocast(pred.device.type, enabled=False):
-            if pred.dim() == 5:
-                values = symmetric_bin_loss(pred, coordinates, mask, rotations, self.bin_rule)
-            else:
-                values = symmetric_distance_loss(pred, coordinates, mask, rotations, self.distance)
-            region = mask if self.region == "mask" else torch.ones_like(mask)
-            losses = self.loss_weight * mean_loss(values, region, labelled, self.normalization)
-        return {f"loss_nocs_{axis}": loss for axis, loss in zip("xyz", losses, strict=True)}
+            losses = dict(
+                zip(("loss_nocs_x", "loss_nocs_y", "loss_nocs_z"), weighted(values), strict=True)
+            )
+            if offsets is not None:
+                losses["loss_nocs_offset"] = weighted(offsets).sum()
+        return losses

@@ -80,12 +80,15 @@ class MultiViewNocsRCNN(NocsRCNN):
         features = self.backbone(images.tensor)
         detected = self._detect(images, features)
         counts = torch.tensor([len(each) for each in detected], device=self.device)
+        maps = self.roi_heads.nocs_outputs(
+            features,
+            [each.pred_boxes for each in detected],
+            torch.cat([each.pred_classes for each in detected]),
+        )
+        head = self.roi_heads.nocs_head
         detections = ViewDetections(
-            maps=self.roi_heads.nocs_outputs(
-                features,
-                [each.pred_boxes for each in detected],
-                torch.cat([each.pred_classes for each in detected]),
-            ),
+            # A place says nothing without its bin: such heads are compared by coordinates.
+            maps=head.expectation(maps) if head.bin_offsets else maps,
             boxes=torch.cat([each.pred_boxes.tensor for each in detected]),
             scores=torch.cat([each.scores for each in detected]),
             masks=torch.cat([each.pred_masks for each in detected]),

@@ -14,7 +14,7 @@ import torch
 from detectron2.layers import get_norm
 from torch import nn
 
-from roca_nocs.layers.coordinate_bins import check_bin_rule, decode_bins, soft_argmax
+from roca_nocs.layers.coordinate_bins import check_bin_rule, decode_outputs, soft_argmax
 
 __all__ = ["STYLES", "NocsHead"]
 
@@ -29,9 +29,11 @@ _LeakyReLU = partial(nn.LeakyReLU, 0.2)
 
 
 class NocsHead(nn.Module):
-    """One tower of convolutions for each of x, y and z; each region uses the outputs of its class.
+    """One tower of convolutions for each of x, y and z, or one for all three; each region uses the
+    outputs of its class.
 
-    With bins an axis is a classification problem, without them a regression.
+    With bins an axis is a classification problem, without them a regression; with offsets it is
+    both: a bin, and the place in it.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class NocsHead(nn.Module):
         conv_dims: Sequence[int] = (256, 256, 256, 256, 256),
         norm: str = "BN",
         style: str = "original",
+        shared_tower: bool = False,
         head_per_class: bool = False,
         bin_rule: str = "centre",
+        bin_offsets: bool = False,
     ) -> None:
         """
         Args:
@@ -56,31 +60,43 @@ class NocsHead(nn.Module):
             norm: of the convolutions, see ``detectron2.layers.get_norm``. The official program
                 never updates the statistics (``"FrozenBN"``).
             style: ``"original"`` or one of ``STYLES``.
+            shared_tower: x, y and z differ in their predictors only. The official program has 8
+                convolutions of 512 channels in this form.
             head_per_class: towers of its own for every class.
             bin_rule: see ``layers.coordinate_bins``.
+            bin_offsets: predict the place in each bin too.
 
         Raises:
-            ValueError: an unknown style or rule.
+            ValueError: an unknown style or rule; offsets without bins, or of bins by a rule that
+                does not have them.
         """
         super().__init__()
         if style != "original" and style not in STYLES:
             raise ValueError(f"style is {style!r}; expected 'original' or one of {list(STYLES)}")
+        if bin_offsets and (num_bins == 1 or bin_rule == "ganocs"):
+            raise ValueError(
+                f"bin_offsets needs more than one bin and the rule 'centre' or 'nocs', got "
+                f"num_bins={num_bins} and bin_rule={bin_rule!r}"
+            )
         self.num_classes = num_classes
         self.num_bins = num_bins
         self.head_per_class = head_per_class
         self.bin_rule = check_bin_rule(bin_rule)
+        self.bin_offsets = bin_offsets
+        self._outputs = 2 * num_bins if bin_offsets else num_bins  # of a class and axis
+        self._towers = ("xyz",) if shared_tower else ("x", "y", "z")  # the axes of each
 
         def towers(outputs: int) -> nn.ModuleDict:
             if style == "original":
                 make = partial(_original_tower, in_channels, tuple(conv_dims), norm)
             else:
                 make = partial(_styled_tower, in_channels, *STYLES[style], norm)
-            return nn.ModuleDict({axis: make(outputs) for axis in "xyz"})
+            return nn.ModuleDict({axes: make(len(axes) * outputs) for axes in self._towers})
 
         if head_per_class:
-            self.head: nn.Module = nn.ModuleList(towers(num_bins) for _ in range(num_classes))
+            self.head: nn.Module = nn.ModuleList(towers(self._outputs) for _ in range(num_classes))
         else:
-            self.head = towers(num_classes * num_bins)
+            self.head = towers(num_classes * self._outputs)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)
@@ -100,52 +116,60 @@ class NocsHead(nn.Module):
             classes: (R,) int64 in [0, C).
 
         Returns:
-            float32, logits of the bins (R, 3, B, S, S), or coordinates (R, 3, S, S) in [0, 1].
+            float32, of the kind of the head, see ``layers.coordinate_bins``: logits of the bins
+            (R, 3, B, S, S); with offsets (R, 3, 2, B, S, S); or coordinates (R, 3, S, S) in [0, 1].
         """
         if len(features) == 0:
             return self._nothing(features)
         if self.head_per_class:
             rows = torch.arange(len(classes), device=classes.device)
-            axes = [
-                torch.stack([towers[axis](features) for towers in self.head], dim=1)[rows, classes]
-                for axis in "xyz"
+            parts = [
+                torch.stack([towers[axes](features) for towers in self.head], dim=1)[rows, classes]
+                for axes in self._towers
             ]
         else:
-            axes = [
-                _outputs_of_class(self.head[axis], features, classes, self.num_bins)
-                for axis in "xyz"
+            parts = [
+                _outputs_of_class(self.head[axes], features, classes, len(axes) * self._outputs)
+                for axes in self._towers
             ]
-        outputs = torch.stack(axes, dim=1).float()
-        return (outputs[:, :, 0].tanh() + 1) / 2 if self.regresses else outputs
+        outputs = torch.cat([each.unflatten(1, (-1, self._outputs)) for each in parts], dim=1)
+        outputs = outputs.float()
+        if self.regresses:
+            return (outputs[:, :, 0].tanh() + 1) / 2
+        return outputs.unflatten(2, (2, -1)) if self.bin_offsets else outputs
 
     def decode(self, outputs: torch.Tensor) -> torch.Tensor:
         """Coordinates (R, 3, S, S) float32 in [0, 1] of outputs; of bins the most probable."""
-        if self.regresses:
-            return outputs
-        return decode_bins(outputs.argmax(dim=2), self.num_bins, self.bin_rule)
+        return decode_outputs(outputs, self.bin_rule)
 
     def expectation(self, outputs: torch.Tensor) -> torch.Tensor:
         """The same with gradient: of bins the expectation."""
-        return outputs if self.regresses else soft_argmax(outputs, self.bin_rule)
+        if self.regresses:
+            return outputs
+        if self.bin_offsets:
+            logits, offsets = outputs.unbind(dim=2)
+            return soft_argmax(logits, offsets=offsets.sigmoid())
+        return soft_argmax(outputs, self.bin_rule)
 
     def _nothing(self, features: torch.Tensor) -> torch.Tensor:
         """Outputs of no region, through which every parameter gets a zero gradient."""
         side = 2 * features.shape[-1]
-        shape = (0, 3, side, side) if self.regresses else (0, 3, self.num_bins, side, side)
+        pair = (2,) if self.bin_offsets else ()
+        bins = () if self.regresses else (self.num_bins,)
         zero = sum(parameter.sum() * 0 for parameter in self.parameters())
-        return features.new_zeros(shape, dtype=torch.float32) + zero
+        return features.new_zeros(0, 3, *pair, *bins, side, side, dtype=torch.float32) + zero
 
 
 def _outputs_of_class(
-    tower: nn.Sequential, features: torch.Tensor, classes: torch.Tensor, num_bins: int
+    tower: nn.Sequential, features: torch.Tensor, classes: torch.Tensor, count: int
 ) -> torch.Tensor:
-    """(R, B, S, S): the last layer evaluated for one class of each region only."""
+    """(R, count, S, S): the last layer evaluated for one class of each region only."""
     *body, predictor = tower
     for layer in (*body, *predictor[:-1]):
         features = layer(features)
     weight, bias = predictor[-1].weight, predictor[-1].bias
-    weight = weight.reshape(-1, num_bins, weight.shape[1])[classes]
-    bias = bias.reshape(-1, num_bins, 1)[classes]
+    weight = weight.reshape(-1, count, weight.shape[1])[classes]
+    bias = bias.reshape(-1, count, 1)[classes]
     return torch.baddbmm(bias, weight, features.flatten(2)).unflatten(2, features.shape[2:])
 
 

@@ -198,7 +198,8 @@ class NocsROIHeads(StandardROIHeads):
             outputs, found.coordinates, found.mask, found.classes, found.labelled
         )
         if self.dispersion is not None:
-            losses.update(self.dispersion(outputs, found.coordinates, found.mask, found.labelled))
+            bins = outputs[:, :, 0] if self.nocs_head.bin_offsets else outputs
+            losses.update(self.dispersion(bins, found.coordinates, found.mask, found.labelled))
         if self.critique is not None:
             depth = roi_depth(objects, regions, rows, size)
             losses.update(self.critique(self.nocs_head.expectation(outputs), found, depth))
