@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 
 # make demo: where it trains, for how long, where the results go, what they are compared with.
 DEMO_DEVICES ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo --num-gpus 1 || echo --num-gpus 0 --num-processes 2)
-DEMO_ITERATIONS ?= 360
+DEMO_ITERATIONS ?= 340
 DEMO_OUTPUT ?= output/demo
 DEMO_CONFIG := configs/roca/rooms_r18_demo.py
 DEMO_WEIGHTS := models/roca_rooms_r18.safetensors

@@ -19,4 +19,4 @@ train.init_modules = [
     "roi_heads.mask_head",
 ]
 model.backbone.bottom_up.freeze_at = 5
-train.max_iter = 360
+train.max_iter = 340
