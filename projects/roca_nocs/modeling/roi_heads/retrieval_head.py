@@ -26,7 +26,6 @@ __all__ = [
     "RandomRetrieval",
     "RetrievalHead",
     "random_costs",
-    "require",
 ]
 
 _EMBEDDING_BATCH = 16
@@ -34,6 +33,9 @@ _EMBEDDING_BATCH = 16
 
 class RetrievalHead(nn.Module):
     """Choice among candidates; subclasses say what a candidate costs."""
+
+    required: str | None = None
+    """Attribute of the data base that the costs read, "points" or "voxels"."""
 
     def __init__(self, *, wild: bool = False) -> None:
         """
@@ -50,8 +52,14 @@ class RetrievalHead(nn.Module):
         """Retrieve from these models from now on.
 
         Raises:
-            ValueError: the data base has no scenes, but only retrieval within scenes is wanted.
+            ValueError: the data base lacks what is required, or has no scenes, but only retrieval
+                within scenes is wanted.
         """
+        if self.required is not None and getattr(database, self.required) is None:
+            raise ValueError(
+                f"this retrieval needs the {self.required} of the CAD models; the data base has "
+                "none"
+            )
         if not self.wild and not database.scenes:
             raise ValueError(
                 "the CAD data base lists no candidates of any scene, and retrieval is limited to "
@@ -206,6 +214,8 @@ class FirstRetrieval(RetrievalHead):
 class NearestPointRetrieval(RetrievalHead):
     """The candidate whose surface points are nearest to the predicted object coordinates."""
 
+    required = "points"
+
     def __init__(self, *, min_points: int = 21, wild: bool = False) -> None:
         """
         Args:
@@ -214,11 +224,6 @@ class NearestPointRetrieval(RetrievalHead):
         """
         super().__init__(wild=wild)
         self.min_points = min_points
-
-    def set_database(self, database: CadDatabase) -> None:
-        """See `RetrievalHead`; the data base needs points."""
-        require(database, "points")
-        super().set_database(database)
 
     def costs(
         self,
@@ -261,6 +266,7 @@ class EmbeddingRetrieval(RetrievalHead):
         """
         super().__init__(wild=wild)
         self.cad_net = cad_net
+        self.required = "voxels" if isinstance(cad_net, VoxelEncoder) else "points"
         self.noc_net = noc_net
         self.margin = margin
         self.max_regions = max_regions
@@ -269,7 +275,6 @@ class EmbeddingRetrieval(RetrievalHead):
 
     def set_database(self, database: CadDatabase) -> None:
         """See `RetrievalHead`; the data base needs what ``cad_net`` reads: voxels or points."""
-        require(database, "voxels" if isinstance(self.cad_net, VoxelEncoder) else "points")
         super().set_database(database)
         self._embeddings = None
 
@@ -358,14 +363,3 @@ class EmbeddingRetrieval(RetrievalHead):
             self._embeddings = models, models.square().sum(dim=1), origin
             self._embedded_weights = weights
         return self._embeddings
-
-
-def require(database: CadDatabase, name: str) -> None:
-    """
-    Raises:
-        ValueError: the data base lacks this attribute.
-    """
-    if getattr(database, name) is None:
-        raise ValueError(
-            f"this retrieval needs the {name} of the CAD models; the data base has none"
-        )

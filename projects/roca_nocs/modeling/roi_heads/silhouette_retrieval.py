@@ -5,13 +5,8 @@ from __future__ import annotations
 import torch
 
 from roca_nocs.geometry.silhouettes import silhouette_scores
-from roca_nocs.modeling.roi_heads.retrieval_head import (
-    RetrievalHead,
-    random_costs,
-    require,
-)
+from roca_nocs.modeling.roi_heads.retrieval_head import RetrievalHead, random_costs
 from roca_nocs.modeling.roi_heads.retrieval_query import RetrievalQuery
-from roca_nocs.structures import CadDatabase
 
 __all__ = ["SilhouetteRetrieval"]
 
@@ -27,6 +22,8 @@ class SilhouetteRetrieval(RetrievalHead):
     is slow: each is drawn with every heading.
     """
 
+    required = "points"
+
     def __init__(self, *, min_pixels: int = 21, wild: bool = False) -> None:
         """
         Args:
@@ -35,11 +32,6 @@ class SilhouetteRetrieval(RetrievalHead):
         """
         super().__init__(wild=wild)
         self.min_pixels = min_pixels
-
-    def set_database(self, database: CadDatabase) -> None:
-        """See `RetrievalHead`; the data base needs points."""
-        require(database, "points")
-        super().set_database(database)
 
     def costs(
         self,
