@@ -31,6 +31,7 @@ def load(name: str) -> DictConfig:
         ("bev_clips", 3, 0, None),
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
+        ("bev_stack_small", 3, 4, "dot"),
     ],
 )
 def test_models_fit_their_data(name: str, frames: int, future: int, masks: str | None) -> None:
@@ -40,7 +41,8 @@ def test_models_fit_their_data(name: str, frames: int, future: int, masks: str |
     assert isinstance(model, FutureDETR)
     assert (model.num_future, model.detector.mask_type) == (future, masks)
     assert (model.rollout is not None) == (future > 0)
-    assert (model.propagation is not None) == (frames > 1)
+    tracks = frames > 1 and model.temporal_fusion != "stack"
+    assert (model.propagation is not None) == tracks
     for part in (config.dataloader.train, config.dataloader.test):
         mapper = part.mapper
         assert mapper.n_past >= (model.num_frames or frames)

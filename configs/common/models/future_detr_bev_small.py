@@ -10,6 +10,7 @@ model.detector.dec_layers = 2
 model.detector.dim_feedforward = 512
 # Inner products learn to tell instances apart in far fewer iterations than attention maps.
 model.detector.mask_type = "dot"
+model.detector.mask_dim = 32
 model.rollout.num_layers = 1
 # After a short training existence probabilities stay below the published 0.7 and 0.6.
 model.tracker.score_thresh = 0.5

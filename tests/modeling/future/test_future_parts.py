@@ -93,7 +93,7 @@ def test_rollout_at_rest_keeps_memory_and_masks(mode: str) -> None:
     rows = torch.arange(len(query))
 
     def masks(step: Step) -> torch.Tensor:
-        return detector.masks(step.encoded, present.hs[-1, rows], layout.clip)
+        return detector.masks(step.encoded)(present.hs[-1, rows], layout.clip)
 
     for step in steps:
         for level, before in zip(step.encoded.levels, present.encoded.levels, strict=True):
@@ -132,7 +132,7 @@ def test_rollout_beyond_its_embeddings(skips: str) -> None:
     steps = list(rollout(detector, present, query, layout, 3))
     assert len(steps) == 3
     for step in steps:
-        masks = detector.masks(step.encoded, step.hs[-1], layout.clip)
+        masks = detector.masks(step.encoded)(step.hs[-1], layout.clip)
         assert masks.shape[-2:] == SIZE and masks.isfinite().all()
 
 

@@ -56,7 +56,7 @@ def test_published_sizes(depth: int, dilation: bool, size: Size, tokens: int, ma
         assert decoded.boxes.shape == (1, 1, 300, 4)
         rows = decoded.hs[-1][0, :5]
         images = torch.zeros(5, dtype=torch.int64, device="meta")
-        assert detector.masks(encoded, rows, images).shape == (5, *masks)
+        assert detector.masks(encoded)(rows, images).shape == (5, *masks)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_strided_skips(depth: int, dilation: bool, skips: list[tuple[int, int, i
     rows = torch.empty(300, 256, device="meta")
     images = torch.zeros(300, dtype=torch.int64, device="meta")
     assert detector.bbox_attention(keys, rows, images).shape == (300, 8, 25, 38)
-    assert detector.masks(encoded, rows[:2], images[:2]).shape == (2, 50, 76)
+    assert detector.masks(encoded)(rows[:2], images[:2]).shape == (2, 50, 76)
 
 
 def test_widths_follow_from_the_backbone() -> None:
@@ -95,7 +95,7 @@ def test_stem_strides(stem: int, stride: int) -> None:
     with torch.no_grad():
         encoded = detector.encode(torch.randn(1, 5, 24 * stem, 32 * stem))
         queries = torch.randn(2, 32)
-        masks = detector.masks(encoded, queries, torch.zeros(2, dtype=torch.int64))
+        masks = detector.masks(encoded)(queries, torch.zeros(2, dtype=torch.int64))
     assert detector.mask_stride == stride
     assert masks.shape == (2, 24, 32)
     assert detector.semantic(encoded).shape == (1, 2, 24, 32)
@@ -123,10 +123,10 @@ def test_chunks_and_parts_are_exact(mask_type: str, chunk: int, seed: int) -> No
     with torch.no_grad():
         encoded = detector.encode(torch.randn(2, 3, 32, 48, generator=generator))
         rows, images = rows_of(detector, encoded)
-        whole = detector.masks(encoded, rows, images, chunk=len(rows))
-        torch.testing.assert_close(detector.masks(encoded, rows, images, chunk=chunk), whole)
+        whole = detector.masks(encoded, chunk=len(rows))(rows, images)
+        torch.testing.assert_close(detector.masks(encoded, chunk=chunk)(rows, images), whole)
         order = torch.randperm(len(rows), generator=generator)[:5]
-        found = detector.masks(encoded, rows[order], images[order])
+        found = detector.masks(encoded)(rows[order], images[order])
     torch.testing.assert_close(found, whole[order])
 
 
@@ -224,7 +224,7 @@ def test_gradients_reach_every_parameter(changes: dict[str, Any]) -> None:
     outputs = (
         decoded.logits,
         decoded.boxes,
-        detector.masks(encoded, rows, images),
+        detector.masks(encoded)(rows, images),
         detector.semantic(encoded),
     )
     sum((x * torch.randn_like(x)).sum() for x in outputs).backward()
@@ -237,7 +237,7 @@ def test_no_masks_keep_the_graph() -> None:
     detector = build_detector().train()
     encoded = detector.encode(torch.randn(1, 3, 32, 48))
     none = torch.zeros(0, dtype=torch.int64)
-    masks = detector.masks(encoded, torch.zeros(0, 32), none)
+    masks = detector.masks(encoded)(torch.zeros(0, 32), none)
     assert masks.shape == (0, 16, 24)
     masks.sum().backward()
     assert all(p.grad is not None for p in detector.mask_head.parameters())
@@ -250,7 +250,7 @@ def test_bfloat16(mask_type: str) -> None:
         encoded = detector.encode(torch.randn(1, 3, 32, 48))
         queries = detector.initial_queries(encoded)
         decoded = detector.decode(encoded, queries.query_embed, queries.reference)
-        masks = detector.masks(encoded, decoded.hs[-1][0], torch.zeros(8, dtype=torch.int64))
+        masks = detector.masks(encoded)(decoded.hs[-1][0], torch.zeros(8, dtype=torch.int64))
     assert decoded.boxes.dtype == decoded.logits.dtype == torch.float32
     assert all(torch.isfinite(x).all() for x in (decoded.boxes, decoded.logits, masks))
 
@@ -271,7 +271,7 @@ def test_holes_in_a_raster_stay_finite() -> None:
     with torch.no_grad():
         encoded = detector.encode(torch.randn(1, 3, 32, 48), padding)
         rows, images = rows_of(detector, encoded)
-        masks = detector.masks(encoded, rows, images)
+        masks = detector.masks(encoded)(rows, images)
     assert torch.isfinite(rows).all()
     assert torch.isfinite(masks).all()
 
@@ -283,12 +283,12 @@ def test_missing_skips_add_nothing() -> None:
         encoded = detector.encode(torch.randn(1, 3, 32, 48))
         rows, images = rows_of(detector, encoded)
         without = dataclasses.replace(encoded, skips=(None, None, None))
-        found = detector.masks(without, rows, images)
+        found = detector.masks(without)(rows, images)
         for number in (1, 2, 3):
             adapter = getattr(detector.mask_head, f"adapter{number}")
             torch.nn.init.zeros_(adapter.weight)
             torch.nn.init.zeros_(adapter.bias)
-        torch.testing.assert_close(found, detector.masks(encoded, rows, images))
+        torch.testing.assert_close(found, detector.masks(encoded)(rows, images))
 
 
 def test_what_enters_the_encoder_can_be_changed() -> None:
@@ -335,7 +335,7 @@ def test_parts_that_are_not_there() -> None:
     with torch.no_grad():
         encoded = detector.encode(torch.randn(1, 3, 32, 48))
     with pytest.raises(ValueError, match="no mask head"):
-        detector.masks(encoded, torch.zeros(1, 32), torch.zeros(1, dtype=torch.int64))
+        detector.masks(encoded)(torch.zeros(1, 32), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="no semantic head"):
         detector.semantic(encoded)
 

@@ -40,7 +40,7 @@ def test_masks_belong_to_their_boxes() -> None:
             rows = order[:10] // 3
             torch.testing.assert_close(each.scores, scores[:10])
             assert torch.equal(each.pred_classes, order[:10] % 3)
-            masks = detector.masks(encoded, decoded.hs[-1][image, rows], torch.full((10,), image))
+            masks = detector.masks(encoded)(decoded.hs[-1][image, rows], torch.full((10,), image))
             expected = resize_masks(masks, (32, 48), size, each.image_size)
             assert torch.equal(each.pred_masks, expected)
             cx, cy, w, h = (decoded.boxes[-1][image, rows] * torch.tensor([1, 1, 0.5, 0.5])).T

@@ -16,7 +16,7 @@ from roca_nocs.modeling.future.instance_ids import instance_maps, trajectories
 from roca_nocs.modeling.future.rollout import Step
 from roca_nocs.modeling.tracking.runtime_tracker import number
 from roca_nocs.modeling.tracking.track_state import NEW, TrackState
-from roca_nocs.modeling.transformer.future_detector import FutureDetector
+from roca_nocs.modeling.transformer.future_detector import FutureDetector, MaskReader
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,11 @@ class ClipResults:
         kept = self._best_rows(score, state.clip, len(next_id))
         ids, _ = number(state.ids, kept & (state.ids <= NEW), state.clip, next_id)
         semantic = self._semantic(detector, steps, grid)
+        masks_of = [_masks(detector, step, grid) for step in steps]
         results = []
         for clip in range(len(next_id)):
             rows = (kept & (state.clip == clip)).nonzero().squeeze(dim=1)
-            masks = torch.stack(
-                [_masks(detector, step, rows, state.clip[rows], grid) for step in steps]
-            )
+            masks = torch.stack([masks(rows, state.clip[rows]) for masks in masks_of])
             of_clip = None if semantic is None else semantic[clip]
             gated = of_clip is not None and self.foreground_class is not None
             instances = instance_maps(
@@ -128,21 +127,22 @@ class ClipResults:
         return torch.stack(maps, dim=1)
 
 
-def _masks(
-    detector: FutureDetector,
-    step: Step,
-    rows: torch.Tensor,
-    clip: torch.Tensor,
-    grid: BevGrid,
-) -> torch.Tensor:
-    """(n, H, W) probability that a cell belongs to each of the rows."""
-    if detector.mask_type is not None:
-        logits = detector.masks(step.encoded, step.hs[-1, rows], clip)
-        return upsample(logits, (grid.height, grid.width)).sigmoid()
+def _masks(detector: FutureDetector, step: Step, grid: BevGrid) -> MaskReader:
+    """What gives (n, H, W), the probability that a cell belongs to each of n rows, of rows and
+    their clips."""
+    if detector.mask_type is None:
+        return lambda rows, _: _filled_boxes(step.boxes[-1, rows], grid)
+    size = (grid.height, grid.width)
+    read = detector.masks(step.encoded)
+    return lambda rows, clip: upsample(read(step.hs[-1, rows], clip), size).sigmoid()
+
+
+def _filled_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
+    """(n, H, W), 1 inside of the boxes (n, 4) and 0 outside."""
     (left, top), (right, bottom) = (
-        corner.unbind(dim=-1) for corner in cxcywh_to_xyxy(step.boxes[-1, rows]).split(2, dim=-1)
+        corner.unbind(dim=-1) for corner in cxcywh_to_xyxy(boxes).split(2, dim=-1)
     )
-    x = (torch.arange(grid.width, device=rows.device) + 0.5) / grid.width
-    y = (torch.arange(grid.height, device=rows.device) + 0.5) / grid.height
+    x = (torch.arange(grid.width, device=boxes.device) + 0.5) / grid.width
+    y = (torch.arange(grid.height, device=boxes.device) + 0.5) / grid.height
     columns = (x >= left[:, None]) & (x < right[:, None])
     return (columns[:, None] & ((y >= top[:, None]) & (y < bottom[:, None]))[..., None]).float()

@@ -16,7 +16,7 @@ from roca_nocs.modeling.future.clip_batch import ClipTargets
 from roca_nocs.modeling.future.flow import resize_flow, warp_by_flow
 from roca_nocs.modeling.future.rollout import Step
 from roca_nocs.modeling.tracking.track_state import NEW, TrackState
-from roca_nocs.modeling.transformer.future_detector import FutureDetector
+from roca_nocs.modeling.transformer.future_detector import FutureDetector, MaskReader
 
 _Masks = tuple[torch.Tensor, torch.Tensor]
 
@@ -92,10 +92,12 @@ class Supervision:
             targets: of the clips.
             births: match objects that appear in the future.
         """
-        has_masks = self.detector.mask_type is not None
+        masks_of: list[MaskReader] = []
+        if self.detector.mask_type is not None:
+            masks_of = [self.detector.masks(step.encoded) for step in steps]
         extra = None
-        if has_masks and self.criterion.match_future_masks:
-            extra = self._mask_costs(state, steps, targets)
+        if masks_of and self.criterion.match_future_masks:
+            extra = self._mask_costs(state, steps, targets, masks_of)
         before: _Masks | None = None
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
             suffix = f"_f{number}" if number else ""
@@ -108,8 +110,9 @@ class Supervision:
                 births=births or number == 0,
                 extra_cost=extra if number == 0 else None,
             )
-            if has_masks:
-                masks = self._masks(suffix, state, step, wanted, matched, number)
+            if masks_of:
+                logits_of = masks_of[number]
+                masks = self._masks(suffix, state, step, wanted, matched, number, logits_of)
                 if before is not None and step.flow is not None:
                     self._consistency(suffix, state, step.flow, before, masks, number)
                     label = targets.flow[number - 1]
@@ -142,12 +145,13 @@ class Supervision:
         targets: FrameTargets,
         matched: torch.Tensor,
         number: int,
+        logits_of: MaskReader,
     ) -> _Masks:
         """Add mask losses; returns the rows (P,) with a target and their logits (P, h, w)."""
         assert targets.masks is not None
         rows = (matched >= 0).nonzero().squeeze(dim=1)
         clip = state.clip[rows]
-        logits = self.detector.masks(step.encoded, step.hs[-1, rows], clip).float()
+        logits = logits_of(step.hs[-1, rows], clip).float()
         self.criterion.masks(
             self.sums,
             suffix,
@@ -184,7 +188,11 @@ class Supervision:
 
     @torch.no_grad()
     def _mask_costs(
-        self, state: TrackState, steps: Sequence[Step], targets: ClipTargets
+        self,
+        state: TrackState,
+        steps: Sequence[Step],
+        targets: ClipTargets,
+        masks_of: Sequence[MaskReader],
     ) -> torch.Tensor | None:
         """(N, M) discounted dice costs of rows without identity and the targets of the present.
 
@@ -202,8 +210,7 @@ class Supervision:
             if len(found) == 0:
                 continue
             assert wanted.masks is not None
-            logits = self.detector.masks(step.encoded, step.hs[-1, rows], state.clip[rows])
-            logits = logits.float()
+            logits = masks_of[number](step.hs[-1, rows], state.clip[rows]).float()
             masks = F.adaptive_avg_pool2d(wanted.masks[found].float(), _size(logits))
             usable = None
             if self.valid is not None:

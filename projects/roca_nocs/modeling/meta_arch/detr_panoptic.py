@@ -184,4 +184,6 @@ class DetrPanoptic(nn.Module):
     ) -> torch.Tensor:
         """(n, h, w) mask logits of n queries (n, C) of the given images."""
         attend = partial(self.bbox_attention, keys, padding=padding)
-        return masks_in_chunks(self.mask_head, shared, states, image_index, self.mask_chunk, attend)
+        return masks_in_chunks(
+            self.mask_head, shared, states, image_index, attend=attend, chunk=self.mask_chunk
+        )

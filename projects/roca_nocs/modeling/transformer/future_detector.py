@@ -43,7 +43,9 @@ from roca_nocs.modeling.transformer.mask_heads import (
 from roca_nocs.modeling.transformer.prediction_heads import new_box_head, new_class_head
 from roca_nocs.modeling.transformer.semantic_head import SemanticHead
 
-__all__ = ["Decoded", "Encoded", "FutureDetector"]
+__all__ = ["Decoded", "Encoded", "FutureDetector", "MaskReader"]
+
+MaskReader = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _SKIPS = 3
 _FEW_CELLS = 100  # of the level that the masks start from
@@ -89,6 +91,7 @@ class FutureDetector(nn.Module):
         skip_mode: str = "lateral",
         x_source: str = "memory",
         mask_chunk: int = 32,
+        mask_dim: int | None = None,
         gn_groups: int | str = 8,
         num_semantic_classes: int = 0,
         semantic_levels: str = "all",
@@ -119,7 +122,8 @@ class FutureDetector(nn.Module):
                 width, height and channels.
             x_source: what masks start from, ``"memory"`` or, as in DETR, ``"proj"``, the map that
                 the encoder was given.
-            mask_chunk: queries whose masks are computed at a time.
+            mask_chunk: queries whose masks are computed at a time, with ``mask_type="conv"``.
+            mask_dim: numbers that embed a pixel, with ``mask_type="dot"``; None for C.
             gn_groups: of the group normalisations of mask and semantic head; ``"auto"`` for the
                 most up to 8 that divide the channels.
             num_semantic_classes: of the semantic head; 0 for none.
@@ -196,7 +200,7 @@ class FutureDetector(nn.Module):
                     f"{_SKIPS + (skip_mode == 'lateral')} features of the backbone, got {names}"
                 )
             widths = [channels[n] for n in self.skip_features]
-            self._add_mask_head(widths, nheads, skip_mode, gn_groups)
+            self._add_mask_head(widths, nheads, skip_mode, gn_groups, mask_dim)
             factor = 1 if skip_mode == "lateral" else 2
             self.mask_stride = factor * strides[self.skip_features[-1]]
         read_all = semantic_levels == "all"
@@ -231,13 +235,18 @@ class FutureDetector(nn.Module):
             self.transformer.decoder.attach_class_heads(self.class_embed)
 
     def _add_mask_head(
-        self, channels: Sequence[int], nheads: int, skip_mode: str, gn_groups: int | str
+        self,
+        channels: Sequence[int],
+        nheads: int,
+        skip_mode: str,
+        gn_groups: int | str,
+        mask_dim: int | None,
     ) -> None:
         if skip_mode == "strided":
             self.mask_skips = StridedSkips(channels)
             channels = self.mask_skips.out_channels
         if self.mask_type == "dot":
-            self.mask_head: nn.Module = DotMaskHead(self.hidden_dim, channels, gn_groups)
+            self.mask_head: nn.Module = DotMaskHead(self.hidden_dim, channels, gn_groups, mask_dim)
             return
         check_mask_widths(self.hidden_dim, nheads, gn_groups)
         self.bbox_attention = AttentionMaps(self.hidden_dim, nheads)
@@ -333,23 +342,17 @@ class FutureDetector(nn.Module):
         logits = [head(state).float() for head, state in zip(self.class_embed, hs, strict=False)]
         return Decoded(hs=hs, logits=torch.stack(logits), boxes=boxes)
 
-    def masks(
-        self,
-        encoded: Encoded,
-        queries: torch.Tensor,
-        image_index: torch.Tensor,
-        chunk: int | None = None,
-    ) -> torch.Tensor:
-        """Mask logits of some queries; each depends on its own row only.
+    def masks(self, encoded: Encoded, chunk: int | None = None) -> MaskReader:
+        """What gives mask logits of queries; what all queries share is computed once, here.
 
         Args:
             encoded: of the batch.
-            queries: (n, C) states of the last decoder layer.
-            image_index: (n,) int64, the image that each belongs to.
             chunk: rows at a time; None for ``mask_chunk`` of the constructor.
 
         Returns:
-            (n, h, w) at ``mask_stride``.
+            a function of (n, C) states of the last decoder layer and (n,) int64, the image that
+            each belongs to. It returns (n, h, w) at ``mask_stride``; each mask depends on its own
+            row only.
 
         Raises:
             ValueError: the detector has no mask head.
@@ -358,19 +361,12 @@ class FutureDetector(nn.Module):
             raise ValueError("the detector has no mask head: build it with mask_type='conv'")
         memory, padding = encoded.levels[self.seg_level], encoded.padding[self.seg_level]
         x = memory if self.x_source == "memory" else encoded.projected
-        attend = None
-        if self.mask_type == "conv":
-            attend = partial(
-                self.bbox_attention, self.bbox_attention.prepare(memory), padding=padding
-            )
-        return masks_in_chunks(
-            self.mask_head,
-            self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes),
-            queries,
-            image_index,
-            chunk or self.mask_chunk,
-            attend,
-        )
+        shared = self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes)
+        if self.mask_type == "dot":
+            return partial(self.mask_head, shared)
+        attend = partial(self.bbox_attention, self.bbox_attention.prepare(memory), padding=padding)
+        chunk = chunk or self.mask_chunk
+        return partial(masks_in_chunks, self.mask_head, shared, attend=attend, chunk=chunk)
 
     def semantic(self, encoded: Encoded) -> torch.Tensor:
         """(B, semantic classes, h, w) logits at the resolution of the finest feature.

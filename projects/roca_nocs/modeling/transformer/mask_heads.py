@@ -173,50 +173,58 @@ class ConvMaskHead(nn.Module):
 class DotMaskHead(nn.Module):
     """Inner products of an embedding of the pixels with one of the query.
 
-    A light alternative to :class:`ConvMaskHead` with the same interface: nothing but the product
-    depends on the query.
+    A light alternative to :class:`ConvMaskHead`: nothing but the product depends on the query, so
+    that rows need no chunks.
     """
 
     def __init__(
-        self, hidden_dim: int, skip_channels: Sequence[int], gn_groups: int | str = 8
+        self,
+        hidden_dim: int,
+        skip_channels: Sequence[int],
+        gn_groups: int | str = 8,
+        mask_dim: int | None = None,
     ) -> None:
         """
         Args:
             hidden_dim: C.
             skip_channels: from coarse to fine.
             gn_groups: of the normalisations, or ``"auto"``.
+            mask_dim: numbers in an embedding; None for C.
         """
         super().__init__()
-        groups = _groups(gn_groups, hidden_dim)
-        self.adapters = nn.ModuleList(nn.Conv2d(c, hidden_dim, 1) for c in skip_channels)
+        width = mask_dim or hidden_dim
+        groups = _groups(gn_groups, width)
+        self.reduce = nn.Conv2d(hidden_dim, width, 1)
+        self.adapters = nn.ModuleList(nn.Conv2d(c, width, 1) for c in skip_channels)
         self.convs = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1),
-                nn.GroupNorm(groups, hidden_dim),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GroupNorm(groups, width),
                 nn.ReLU(),
             )
             for _ in skip_channels
         )
-        self.pixel_embed = nn.Conv2d(hidden_dim, hidden_dim, 1)
+        self.pixel_embed = nn.Conv2d(width, width, 1)
         _init_convolutions(self)
-        self.query_embed = DetrMLP(hidden_dim, hidden_dim, hidden_dim, 3)
+        self.query_embed = DetrMLP(hidden_dim, hidden_dim, width, 3)
 
     def prepare(
         self, x: torch.Tensor, skips: Skips, sizes: tuple[tuple[int, int], ...]
     ) -> SharedParts:
         """As :meth:`ConvMaskHead.prepare`."""
+        x = self.reduce(x)
         for adapter, conv, skip, size in zip(self.adapters, self.convs, skips, sizes, strict=True):
             x = F.interpolate(x, size=size, mode="nearest")
             x = conv(x if skip is None else x + adapter(skip))
         return SharedParts(self.pixel_embed(x), (), sizes)
 
     def forward(
-        self, queries: torch.Tensor, shared: SharedParts, image_index: torch.Tensor
+        self, shared: SharedParts, queries: torch.Tensor, image_index: torch.Tensor
     ) -> torch.Tensor:
         """
         Args:
-            queries: (n, C).
             shared: of :meth:`prepare`.
+            queries: (n, C).
             image_index: (n,) int64, image of each row.
 
         Returns:
@@ -224,8 +232,19 @@ class DotMaskHead(nn.Module):
         """
         embedded = self.query_embed(queries)
         embedded = embedded / math.sqrt(embedded.shape[1])
-        pixels = _of_rows(shared.start.flatten(2), image_index)
-        return (embedded[:, None] @ pixels).view(len(queries), *shared.sizes[-1])
+        # The rows of an image side by side: one product each, without a copy of the pixels per row.
+        pixels = shared.start.flatten(2)
+        order = image_index.argsort(stable=True)
+        counts = torch.bincount(image_index, minlength=len(pixels))
+        first = counts.cumsum(dim=0) - counts
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        place = place - first[image_index]
+        most = int(counts.max())
+        table = embedded.new_zeros(len(pixels), most, embedded.shape[1])
+        table = table.index_put((image_index, place), embedded)
+        masks = (table @ pixels)[image_index, place]
+        return masks.unflatten(1, shared.sizes[-1])
 
 
 class StridedSkips(nn.ModuleList):
@@ -246,12 +265,13 @@ class StridedSkips(nn.ModuleList):
 
 
 def masks_in_chunks(
-    head: ConvMaskHead | DotMaskHead,
+    head: ConvMaskHead,
     shared: SharedParts,
     queries: torch.Tensor,
     image_index: torch.Tensor,
+    *,
+    attend: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     chunk: int,
-    attend: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """The masks of n queries, some at a time, so that memory does not grow with n.
 
@@ -260,8 +280,8 @@ def masks_in_chunks(
         shared: what it has prepared.
         queries: (n, C).
         image_index: (n,) int64, image of each.
+        attend: gives the attention maps of rows and their images.
         chunk: rows at a time, at least 1.
-        attend: gives what the head reads of rows and their images; None for the rows themselves.
 
     Returns:
         (n, h, w) logits.
@@ -270,8 +290,7 @@ def masks_in_chunks(
     # One empty chunk for no queries keeps the parameters in the graph.
     for start in range(0, max(len(queries), 1), chunk):
         rows, images = queries[start : start + chunk], image_index[start : start + chunk]
-        read = rows if attend is None else attend(rows, images)
-        parts.append(head(read, shared, images))
+        parts.append(head(attend(rows, images), shared, images))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -85,6 +85,7 @@ def image_instances(
     scores, labels, rows = top_pairs(decoded.logits[-1], count)
     boxes = decoded.boxes[-1].gather(1, rows[..., None].expand(-1, -1, 4))
     boxes = boxes_in_pixels(boxes, output_sizes)
+    masks_of = None if detector.mask_type is None else detector.masks(encoded)
     results = []
     for image, output_size in enumerate(output_sizes):
         instances = Instances(
@@ -94,10 +95,10 @@ def image_instances(
             pred_classes=labels[image],
         )
         instances.pred_boxes.clip(output_size)
-        if detector.mask_type is not None:
+        if masks_of is not None:
             used, place = rows[image].unique(return_inverse=True)
             images = torch.full_like(used, image)
-            logits = detector.masks(encoded, decoded.hs[-1][image, used], images)
+            logits = masks_of(decoded.hs[-1][image, used], images)
             masks = resize_masks(
                 logits, padded_size, image_sizes[image], output_size, mask_threshold
             )
