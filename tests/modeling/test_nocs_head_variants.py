@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from detectron2.config import instantiate
+from torch import nn
 
+from roca_nocs.engine.config import load_config
+from roca_nocs.layers.stored_batch_norm import StoredBatchNorm2d
 from roca_nocs.modeling.roi_heads.nocs_head import NocsHead
 
 CHANNELS, CLASSES, BINS, REGIONS, SIDE = 5, 3, 4, 6, 4
@@ -120,3 +125,35 @@ def test_offsets_come_after_the_bins_of_their_class_and_axis() -> None:
 def test_offsets_need_bins_with_edges(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="bin_offsets needs more than one bin and the rule"):
         build(bin_offsets=True, **options)
+
+
+def test_stored_statistics_stay_and_their_affine_map_learns() -> None:
+    stored, usual = build(norm="StoredBN"), build(norm="BN")
+    state = {  # positive, so that no rectifier cuts its inputs off
+        name: tensor + torch.rand(tensor.shape) if tensor.is_floating_point() else tensor
+        for name, tensor in usual.state_dict().items()
+    }
+    usual.load_state_dict(state)
+    stored.load_state_dict(state, strict=True)
+    outputs = stored.train()(*inputs())
+    torch.testing.assert_close(outputs, usual.eval()(*inputs()))
+    # A sample of its own has the same output: nothing depends on the batch.
+    features, classes = inputs()
+    torch.testing.assert_close(stored(features[:1], classes[:1]), outputs[:1])
+    outputs.square().sum().backward()
+    for norm in (each for each in stored.modules() if isinstance(each, StoredBatchNorm2d)):
+        assert norm.weight.grad.abs().sum() > 0 and norm.bias.grad.abs().sum() > 0
+    for name, tensor in stored.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_norms_of_the_official_configs_are_stored() -> None:
+    folder = Path(__file__).parents[2] / "configs/nocs"
+    names = sorted(folder.glob("camera_real_r50_fpn*.py"))
+    assert len(names) == 3
+    for path in names:
+        with torch.device("meta"):
+            head = instantiate(load_config(path).model).roi_heads.nocs_head
+        norms = [each for each in head.modules() if isinstance(each, nn.BatchNorm2d)]
+        assert len(norms) == 12 and all(isinstance(each, StoredBatchNorm2d) for each in norms)
+        assert all(each.weight.requires_grad and each.bias.requires_grad for each in norms)

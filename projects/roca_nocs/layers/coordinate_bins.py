@@ -37,6 +37,7 @@ __all__ = [
     "decode_outputs",
     "encode_bins",
     "encode_offsets",
+    "expected_coordinates",
     "soft_argmax",
 ]
 
@@ -106,6 +107,19 @@ def decode_outputs(outputs: torch.Tensor, rule: str = "centre") -> torch.Tensor:
     bins = logits.argmax(dim=2, keepdim=True)
     places = offsets.gather(2, bins).float().sigmoid()
     return decode_offsets(bins, places, logits.shape[2])[:, :, 0]
+
+
+def expected_coordinates(outputs: torch.Tensor, rule: str = "centre") -> torch.Tensor:
+    """The same with gradient: of bins the expectation, each at its predicted place if there is one.
+
+    Args: see :func:`decode_outputs`.
+    """
+    if outputs.ndim == 4:
+        return outputs.float()
+    if outputs.ndim == 5:
+        return soft_argmax(outputs, rule)
+    logits, offsets = outputs.unbind(dim=2)
+    return soft_argmax(logits, offsets=offsets.sigmoid())
 
 
 def soft_argmax(

@@ -7,14 +7,19 @@ network of the official program.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from detectron2.layers import get_norm
 from torch import nn
 
-from roca_nocs.layers.coordinate_bins import check_bin_rule, decode_outputs, soft_argmax
+from roca_nocs.layers.coordinate_bins import (
+    check_bin_rule,
+    decode_outputs,
+    expected_coordinates,
+)
+from roca_nocs.layers.stored_batch_norm import StoredBatchNorm2d
 
 __all__ = ["STYLES", "NocsHead"]
 
@@ -57,8 +62,8 @@ class NocsHead(nn.Module):
             num_bins: B; 1 regresses.
             conv_dims: channels of the 3x3 convolutions and, last, of the upsampling; of the
                 original style.
-            norm: of the convolutions, see ``detectron2.layers.get_norm``. The official program
-                never updates the statistics (``"FrozenBN"``).
+            norm: of the convolutions, ``"StoredBN"`` (``layers.stored_batch_norm``), as in the
+                official program, or one of ``detectron2.layers.get_norm``.
             style: ``"original"`` or one of ``STYLES``.
             shared_tower: x, y and z differ in their predictors only. The official program has 8
                 convolutions of 512 channels in this form.
@@ -86,11 +91,13 @@ class NocsHead(nn.Module):
         self._outputs = 2 * num_bins if bin_offsets else num_bins  # of a class and axis
         self._towers = ("xyz",) if shared_tower else ("x", "y", "z")  # the axes of each
 
+        make_norm = partial(get_norm, StoredBatchNorm2d if norm == "StoredBN" else norm)
+
         def towers(outputs: int) -> nn.ModuleDict:
             if style == "original":
-                make = partial(_original_tower, in_channels, tuple(conv_dims), norm)
+                make = partial(_original_tower, in_channels, tuple(conv_dims), make_norm)
             else:
-                make = partial(_styled_tower, in_channels, *STYLES[style], norm)
+                make = partial(_styled_tower, in_channels, *STYLES[style], make_norm)
             return nn.ModuleDict({axes: make(len(axes) * outputs) for axes in self._towers})
 
         if head_per_class:
@@ -144,12 +151,7 @@ class NocsHead(nn.Module):
 
     def expectation(self, outputs: torch.Tensor) -> torch.Tensor:
         """The same with gradient: of bins the expectation."""
-        if self.regresses:
-            return outputs
-        if self.bin_offsets:
-            logits, offsets = outputs.unbind(dim=2)
-            return soft_argmax(logits, offsets=offsets.sigmoid())
-        return soft_argmax(outputs, self.bin_rule)
+        return expected_coordinates(outputs, self.bin_rule)
 
     def _nothing(self, features: torch.Tensor) -> torch.Tensor:
         """Outputs of no region, through which every parameter gets a zero gradient."""
@@ -173,15 +175,22 @@ def _outputs_of_class(
     return torch.baddbmm(bias, weight, features.flatten(2)).unflatten(2, features.shape[2:])
 
 
+_MakeNorm = Callable[[int], nn.Module]
+
+
 def _conv(
-    in_channels: int, channels: int, norm: str, bias: bool, activation: type[nn.Module]
+    in_channels: int,
+    channels: int,
+    norm: _MakeNorm,
+    bias: bool,
+    activation: Callable[[], nn.Module],
 ) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=bias)
-    return nn.Sequential(conv, get_norm(norm, channels), activation())
+    return nn.Sequential(conv, norm(channels), activation())
 
 
 def _original_tower(
-    in_channels: int, conv_dims: tuple[int, ...], norm: str, outputs: int
+    in_channels: int, conv_dims: tuple[int, ...], norm: _MakeNorm, outputs: int
 ) -> nn.Sequential:
     *dims, up = conv_dims
     convs = [
@@ -202,13 +211,13 @@ def _styled_tower(
     up: int,
     after: tuple[int, ...],
     hidden: int,
-    norm: str,
+    norm: _MakeNorm,
     outputs: int,
 ) -> nn.Sequential:
     dims = (in_channels, *before)
     blocks = [_conv(a, b, norm, True, _LeakyReLU) for a, b in zip(dims, before, strict=False)]
     upsample = nn.ConvTranspose2d(before[-1], up, 2, stride=2)
-    blocks.append(nn.Sequential(upsample, get_norm(norm, up), _LeakyReLU()))
+    blocks.append(nn.Sequential(upsample, norm(up), _LeakyReLU()))
     dims = (up, *after)
     blocks += [_conv(a, b, norm, True, _LeakyReLU) for a, b in zip(dims, after, strict=False)]
     predictor = nn.Sequential(
