@@ -249,3 +249,32 @@ def test_rooms_model_trains_and_detects() -> None:
         (output,) = model([{"image": each["image"], "height": 240, "width": 320}])
     assert output["instances"].image_size == (240, 320)
     assert len(output["instances"]) <= 30
+
+
+@pytest.mark.parametrize("name", ["ganocs_r50_fpn", "ganocs_r50_fpn_gan"])
+def test_ganocs_trains_heads_proposals_and_pyramid(name: str) -> None:
+    """Adam whose decay also concerns biases and norms; the ResNet stays."""
+    config = load_config(CONFIGS / f"nocs/{name}.py")
+    with torch.device("meta"):
+        model = config.optimizer.params.model = instantiate(config.model)
+    optimizer = instantiate(config.optimizer)
+    assert type(optimizer) is torch.optim.Adam
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    names = {key for key, p in model.named_parameters() if p in trained}
+    assert not any(key.startswith("backbone.bottom_up") for key in names)
+    for prefix in ("roi_heads.", "proposal_generator.", "backbone.fpn_"):
+        part = {key for key, _ in model.named_parameters() if key.startswith(prefix)}
+        assert part - names == {key for key in part if "critique" in key}, prefix
+    decays = {group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {1e-6 if "gan" in name.removeprefix("ganocs") else 1e-4}
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-4}
+    betas = {tuple(group["betas"]) for group in optimizer.param_groups}
+    assert betas == ({(0.9, 0.99), (0.5, 0.99)} if decays == {1e-6} else {(0.9, 0.99)})
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "nocs").glob("*.py")), ids=name)
+def test_poses_without_depth_have_sizes(path: Path) -> None:
+    sizes = load_config(path).model.class_sizes
+    assert sizes.target == "roca_nocs.data.class_sizes.mean_sizes"
+    # Of CAMERA only poses would tell, and its training images have none.
+    assert sizes.names in ("nocs_real_train", "habitat_train", "tabletop_train")

@@ -12,6 +12,7 @@ Starts from detectron2's COCO weights. Poses are evaluated on REAL275.
 from detectron2.config import LazyCall as L
 
 from roca_nocs.data.class_symmetries import class_symmetries
+from roca_nocs.utils.deferred import Deferred
 
 from ..common.data_nocs import dataloader
 from ..common.models.nocs_fpn import model
@@ -28,6 +29,11 @@ model.input_format = "BGR"
 model.pixel_mean = [103.53, 116.28, 123.675]
 model.pixel_std = [1.0, 1.0, 1.0]
 
+# Poses without depth; the models of CAMERA have no metric size.
+model.class_sizes = L(Deferred)(
+    target="roca_nocs.data.class_sizes.mean_sizes", names="nocs_real_train"
+)
+
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [48], [64], [128]]
 model.proposal_generator.loss_weight = 2.0
 
@@ -36,6 +42,7 @@ _heads.batch_size_per_image = 64
 _heads.positive_fraction = 0.33
 _heads.box_predictor.test_score_thresh = 0.7
 _heads.box_predictor.test_nms_thresh = 0.3
+_heads.nocs_head.norm = "StoredBN"
 _heads.nocs_loss.rotations = L(class_symmetries)(names="${dataloader.train.dataset.names}")
 
 optimizer.lr = 1e-3

@@ -7,6 +7,7 @@ from detectron2.solver import get_default_optimizer_params
 from roca_nocs.data.class_symmetries import class_symmetries
 from roca_nocs.modeling.criteria.multiview_loss import MultiViewLoss
 from roca_nocs.modeling.meta_arch import MultiViewNocsRCNN
+from roca_nocs.utils.deferred import Deferred
 
 from ..common.data_habitat import dataloader
 from ..common.models.nocs_fpn import model
@@ -20,6 +21,9 @@ model.multiview_loss = L(MultiViewLoss)(modes=["pixelwise", "alignment"], weight
 model.view_score_threshold = 0.7
 model.roi_heads.num_classes = 1
 model.roi_heads.nocs_loss.rotations = L(class_symmetries)(names="${dataloader.train.dataset.names}")
+model.class_sizes = L(Deferred)(
+    target="roca_nocs.data.class_sizes.mean_sizes", names="${dataloader.train.dataset.names}"
+)
 
 optimizer = L(torch.optim.Adam)(
     params=L(get_default_optimizer_params)(), lr=1e-4, betas=(0.9, 0.99), weight_decay=1e-4

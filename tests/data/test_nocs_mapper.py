@@ -15,6 +15,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 
 from data.scene_record import write_record
+from roca_nocs.data import class_sizes
 from roca_nocs.data.class_sizes import mean_sizes
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.mixtures import mixed_records, repeat_factors
@@ -195,13 +196,33 @@ def test_shares_of_a_mixture(mixture: list[str]) -> None:
 
 
 def test_mean_sizes(mixture: list[str]) -> None:
-    with pytest.raises(DatasetError, match="no object of cup has an annotated size"):
+    with pytest.raises(DatasetError, match="no object of cup has a pose or a metric model"):
         mean_sizes(mixture)
     DatasetCatalog.get(mixture[1])[0]["annotations"] = [
         {"s": [2.0] * 3, "extents": [0.5, 0.5, 0.5], "category_id": 0, "iscrowd": 0}
     ]
     sizes = mean_sizes(mixture)
     torch.testing.assert_close(sizes, torch.tensor([[1.0, 1, 1], [0.3, 0.4, 0]]))
+
+
+def test_mean_sizes_of_models(embedded_names: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without poses, as REAL's training images are published, those of the metric models."""
+    expected = mean_sizes("tabletop_tiny_real_test")
+
+    def without_poses(name: str, filter_empty: bool) -> list[dict[str, Any]]:
+        return [
+            {"annotations": [{k: v for k, v in each.items() if k not in "qts"} for each in kept]}
+            for kept in (record["annotations"] for record in DatasetCatalog.get(name))
+        ]
+
+    monkeypatch.setattr(class_sizes, "get_detection_dataset_dicts", without_poses)
+    torch.testing.assert_close(
+        mean_sizes("tabletop_tiny_real_test"), expected, rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(DatasetError, match="has a pose or a metric model"):
+        mean_sizes("tabletop_tiny_val")  # CAMERA's models have a diagonal of 1
+    with pytest.raises(DatasetError, match="tabletop_tiny_val and rooms_tiny_val have different"):
+        mean_sizes(["tabletop_tiny_val", "rooms_tiny_val"])
 
 
 def test_rolls_without_crop_keep_the_size() -> None:

@@ -151,10 +151,8 @@ class ModelTable:
         models = frame.root / "obj_models"
         if line.catalog_id:
             path = models / frame.split / line.catalog_id / line.model_id / "bbox.txt"
-        elif line.model_id.endswith(".npz"):
-            path = models / "real_val" / line.model_id
         else:
-            path = models / f"real_{frame.split}" / f"{line.model_id}.txt"
+            path = _real_model_file(models, frame.split, line.model_id)
         if path not in self.extents:
             self.extents[path] = _read_extents(path)
         return self.extents[path]
@@ -172,12 +170,37 @@ class ModelTable:
         return self.recentrings[root][model_id]
 
 
+def real_model_size(models: Path, split: str, model_id: str) -> np.ndarray:
+    """Extents (3,) of a model of REAL in metres, float64; those of CAMERA have no metric size.
+
+    Args:
+        models: the folder ``obj_models``.
+        split: of the dataset.
+        model_id: as in the object lists.
+
+    Raises:
+        DatasetError: its file is missing or does not hold the expected numbers.
+    """
+    return _read_sides(_real_model_file(models, split, model_id))
+
+
+def _real_model_file(models: Path, split: str, model_id: str) -> Path:
+    if model_id.endswith(".npz"):  # of the former validation images
+        return models / "real_val" / model_id
+    return models / f"real_{split}" / f"{model_id}.txt"
+
+
 def _read_extents(path: Path) -> list[float]:
-    """Largest and smallest coordinates (``bbox.txt``), or extents of any length."""
+    """Extents (3,) of the model with unit diagonal, which ``bbox.txt`` holds already."""
+    sides = _read_sides(path)
+    return (sides if path.name == "bbox.txt" else sides / np.linalg.norm(sides)).tolist()
+
+
+def _read_sides(path: Path) -> np.ndarray:
+    """(3,) from the largest and smallest coordinates (``bbox.txt``), or as they are."""
     shape = (2, 3) if path.name == "bbox.txt" else (1, 3)
     try:
         if path.suffix == ".npz":
-            # Models of the former validation images of REAL.
             with np.load(path, allow_pickle=False) as arrays:
                 numbers = np.array(arrays["scale"], dtype=np.float64)
         else:
@@ -186,9 +209,7 @@ def _read_extents(path: Path) -> list[float]:
     except (OSError, ValueError, KeyError) as error:
         count = 3 * shape[0]
         raise DatasetError(f"{path}: expected {count} numbers ({error}).") from error
-    extents = numbers[0] - numbers[1] if len(numbers) == 2 else numbers[0]
-    if not (np.isfinite(extents).all() and (extents > 0).all()):
-        raise DatasetError(f"{path}: the extents {extents} are not all positive.")
-    if len(numbers) == 1:
-        extents = extents / np.linalg.norm(extents)
-    return extents.tolist()
+    sides = numbers[0] - numbers[1] if len(numbers) == 2 else numbers[0]
+    if not (np.isfinite(sides).all() and (sides > 0).all()):
+        raise DatasetError(f"{path}: the extents {sides} are not all positive.")
+    return sides
