@@ -13,9 +13,10 @@ from roca_nocs.engine.adversarial import (
     discriminator_parameters,
     generator_parameters,
 )
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
 from roca_nocs.modeling.nocs_gan.critique import Critique
 from roca_nocs.modeling.nocs_gan.discriminators import ConvDiscriminator
-from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy, StepSchedule
+from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy
 
 critique = L(Critique)(
     discriminator=L(ConvDiscriminator)(features=64, num_outputs=1, batch_norm=True),

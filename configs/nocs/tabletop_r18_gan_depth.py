@@ -10,4 +10,6 @@ __all__ = ["dataloader", "lr_multiplier", "model", "optimizer", "train", "traine
 
 model.roi_heads.critique.discriminator = L(DepthAwareDiscriminator)(features=16, context_size=16)
 
+dataloader.train.mapper.depth = True
+
 train.output_dir = "./output/nocs_tabletop_r18_gan_depth"

@@ -41,6 +41,14 @@ def test_there_are_adversarial_configs() -> None:
     }
 
 
+@pytest.mark.parametrize("path", ADVERSARIAL, ids=lambda path: path.stem)
+def test_depth_is_loaded_where_it_is_judged(path: Path) -> None:
+    config = load_config(path)
+    discriminator = instantiate(config.model.roi_heads.critique.discriminator)
+    assert config.dataloader.train.mapper.get("depth", False) == discriminator.uses_depth
+    assert discriminator.uses_depth == ("depth" in path.stem)
+
+
 def build(path: Path, loader: list[Any]) -> AdversarialTrainer:
     """The trainer of a config without its data."""
     config = load_config(path)
@@ -90,7 +98,10 @@ SMALL = [path for path in ADVERSARIAL if path.stem.startswith("tabletop")]
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda path: path.stem)
 def test_first_iterations(path: Path) -> None:
-    """Both sides learn; an image without labels adds predicted maps, alone it teaches nothing."""
+    """Both sides learn; an image without labels adds predicted maps, alone it teaches nothing.
+
+    Without depth it adds none where depth is judged.
+    """
     both, unlabelled = [sample(True), sample(False)], [sample(False)]
     trainer = build(path, [both, unlabelled])
     discriminator = trainer.critique.discriminator
@@ -106,13 +117,14 @@ def test_first_iterations(path: Path) -> None:
     trainer.train(0, 2)
     (head_0, own_0), (head_1, own_1), (head_2, own_2) = states
     assert not torch.equal(head_0, head_1) and not torch.equal(own_0, own_1)
-    assert not torch.equal(head_1, head_2) and torch.equal(own_1, own_2)
+    judged = not trainer.critique.uses_depth
+    assert torch.equal(head_1, head_2) != judged and torch.equal(own_1, own_2)
     counts = {
         name: trainer.storage.history(f"discriminator/regions_{name}").values()
         for name in ("real", "fake")
     }
     (real, _), (none, _) = counts["real"]
     (fake, _), (others, _) = counts["fake"]
-    assert fake > real > none == 0 and others > 0
+    assert fake >= real > none == 0 and (fake > real) == (others > 0) == judged
     latest = trainer.storage.latest()
     assert all(math.isfinite(latest[name][0]) for name in ("total_loss", "loss_nocs_critique"))

@@ -6,10 +6,13 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
+from detectron2.config import instantiate
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 
 from modeling.tiny_multiview import build_multiview, training_inputs
+from modeling.tiny_nocs import make_input, narrow_nocs
+from roca_nocs.engine.config import load_config
 from roca_nocs.engine.results_cache import ImageResults, ResultsCache, ResultsFolder
 
 
@@ -102,6 +105,20 @@ def test_training_does_not_notice(tmp_path: Path) -> None:
     first = cv2.imread(str(folder / next(iter(entries))))
     assert first.shape[:2] == training_inputs(0)[0]["image"].shape[1:]
     assert first.any()
+
+
+def test_config_with_cache_trains(tmp_path: Path) -> None:
+    path = Path(__file__).parents[2] / "configs/nocs/tabletop_r18_cache.py"
+    config = load_config(path, [f"train.output_dir={tmp_path}"])
+    narrow_nocs(config.model)
+    model = config.optimizer.params.model = instantiate(config.model)
+    batches = [[{**make_input(2, seed=seed), "image_id": seed}] for seed in range(2)]
+    trainer = SimpleTrainer(model.train(), batches, instantiate(config.optimizer))
+    trainer.register_hooks(instantiate(config.hooks))
+    trainer.train(0, 2)
+    assert trainer.storage.latest()["loss_nocs_dispersion"][0] > 0
+    entries = listed(tmp_path / "results")
+    assert entries and all(name.startswith("0000_0_") for name in entries)
 
 
 def test_model_without_nocs(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from roca_nocs.engine.adversarial import (
 )
 from roca_nocs.modeling.nocs_gan.critique import Critique
 from roca_nocs.modeling.nocs_gan.discriminators import ConvDiscriminator, PerClassDiscriminators
-from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy, StepSchedule, Wasserstein
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
+from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy, Wasserstein
 import torch
 
 model._target_ = TinyNocsDetector

@@ -6,11 +6,17 @@ import math
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roca_nocs.geometry.symmetry import axis_rotations, class_rotations
-from roca_nocs.layers.coordinate_bins import decode_bins, decode_outputs, encode_bins
+from roca_nocs.layers.coordinate_bins import (
+    decode_bins,
+    decode_outputs,
+    encode_bins,
+    soft_argmax,
+)
 from roca_nocs.modeling.criteria.nocs_loss import (
     NocsLoss,
     euclidean_error,
@@ -18,8 +24,10 @@ from roca_nocs.modeling.criteria.nocs_loss import (
     rotate_coordinates,
     symmetric_bin_loss,
     symmetric_distance_loss,
+    symmetric_expectation_loss,
     symmetric_offset_loss,
 )
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
 
 NAMES = ["round", "box", "prism"]
 TABLE = class_rotations(
@@ -251,3 +259,48 @@ def test_perfect_predictions() -> None:
 def test_unknown_options(option: str) -> None:
     with pytest.raises(ValueError, match=rf"{option} is 'other'; expected one of"):
         NocsLoss(**{option: "other"})
+
+
+def test_distance_of_the_expectation() -> None:
+    """To the turned ground truth of least cross-entropy; turning the annotation changes nothing."""
+    given_values = example([0, 1, 2])
+    loss = NocsLoss(rotations=TABLE, distance="l2", distance_weight=3.0)
+    losses = loss(*(given_values[name] for name in NAMED))
+    plain = NocsLoss(rotations=TABLE)(*(given_values[name] for name in NAMED))
+    assert losses.keys() - plain.keys() == {"loss_nocs_distance"}
+    assert all(torch.equal(losses[name], value) for name, value in plain.items())
+
+    logits, coordinates, mask = (given_values[name] for name in NAMED[:3])
+    rotations = loss.class_rotations(given_values["classes"])
+    values = []
+    for row in range(3):
+        turned = rotate_coordinates(coordinates[[row]], mask[[row]], rotations[[row]])[0]
+        costs = [
+            symmetric_bin_loss(logits[[row]], each[None], mask[[row]], torch.eye(3)[None, None])
+            for each in turned
+        ]
+        best = turned[min(range(len(costs)), key=lambda k: (costs[k] * mask[row]).sum().item())]
+        squares = (soft_argmax(logits[[row]])[0] - best).square() * mask[row]
+        values.append(squares.sum() / mask[row].sum())
+    expected = 3 * torch.stack(values).mean()
+    torch.testing.assert_close(losses["loss_nocs_distance"], expected, rtol=1e-4, atol=1e-6)
+
+    right = 100 * torch.nn.functional.one_hot(encode_bins(coordinates, BINS), BINS).movedim(-1, 2)
+    cells = symmetric_expectation_loss(right.float(), coordinates, mask, rotations, distance="l1")
+    assert (cells * mask[:, None]).max() <= 0.5 / BINS + 1e-6
+
+
+def test_weights_follow_their_schedules() -> None:
+    values = [example([0, 1])[name] for name in NAMED]
+    weights = {
+        "loss_weight": StepSchedule([1.0, 0.5], [3]),
+        "distance_weight": StepSchedule([2.0], []),
+    }
+    loss = NocsLoss(rotations=TABLE, **weights)
+    with EventStorage(0) as storage:
+        first = loss(*values)
+        storage.iter = 3
+        second = loss(*values)
+    for name, value in first.items():
+        factor = 1.0 if name == "loss_nocs_distance" else 0.5
+        torch.testing.assert_close(second[name], factor * value)

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.nocs_gan.tiny_nocs import disc_targets
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
 from roca_nocs.modeling.nocs_gan.critique import Critique, depth_context
 from roca_nocs.modeling.nocs_gan.discriminators import ConvDiscriminator
-from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy, StepSchedule, Wasserstein
+from roca_nocs.modeling.nocs_gan.objectives import BinaryCrossEntropy, Wasserstein
 
 
 def build(*, with_depth: bool = False, **options: object) -> Critique:
@@ -97,12 +98,39 @@ def test_regions_without_labels_are_judged() -> None:
 def test_judges_in_float32_under_autocast(dtype: torch.dtype) -> None:
     critique, targets = build(with_depth=True), disc_targets(3)
     maps, depth = predictions(3), torch.rand(3, 1, 28, 28)
-    expected = critique(maps.to(dtype), targets, depth)["loss_nocs_critique"]
-    with torch.autocast("cpu", dtype):
+    with EventStorage():
+        expected = critique(maps.to(dtype), targets, depth)["loss_nocs_critique"]
+    with EventStorage(), torch.autocast("cpu", dtype):
         loss = critique(maps.to(dtype), targets, depth)["loss_nocs_critique"]
     assert loss.dtype == torch.float32
     assert loss.item() == expected.item()
     assert critique.take_batch().fake.dtype == torch.float32
+
+
+def test_regions_without_depth_are_counted_not_judged() -> None:
+    critique, maps, targets = build(with_depth=True), predictions(4), disc_targets(4)
+    depth = torch.rand(4, 1, 28, 28) + 1
+    depth[1] = 0
+    depth[2] *= ~targets.mask[2]  # only the background has depth
+    with EventStorage() as storage:
+        critique(maps, targets, depth)["loss_nocs_critique"].backward()
+    assert storage.latest()["discriminator/regions_without_depth"][0] == 2
+    assert maps.grad.flatten(1).any(dim=1).tolist() == [True, False, False, True]
+    batch = critique.take_batch()
+    assert batch.classes.tolist() == [0, 0] and batch.depth.flatten(1).any(dim=1).all()
+
+
+def test_training_data_without_any_depth() -> None:
+    critique, targets = build(with_depth=True), disc_targets(2)
+    depth = torch.zeros(2, 1, 28, 28)
+    with EventStorage():
+        for _ in range(60):
+            assert critique(predictions(2), targets, depth)["loss_nocs_critique"].item() == 0
+        critique(predictions(2), targets, depth + 1)
+        for _ in range(63):
+            critique(predictions(2), targets, depth)
+        with pytest.raises(RuntimeError, match=r"no object of the last 64 .*mapper\.depth = True"):
+            critique(predictions(2), targets, depth)
 
 
 def test_evaluation_keeps_nothing() -> None:

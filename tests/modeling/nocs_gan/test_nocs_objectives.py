@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
 from roca_nocs.modeling.nocs_gan.discriminators import (
     ConvDiscriminator,
     DepthAwareDiscriminator,
@@ -14,7 +15,6 @@ from roca_nocs.modeling.nocs_gan.discriminators import (
 from roca_nocs.modeling.nocs_gan.objectives import (
     AdversarialBatch,
     BinaryCrossEntropy,
-    StepSchedule,
     Wasserstein,
 )
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from roca_nocs.layers.coordinate_bins import encode_bins
+from roca_nocs.layers.coordinate_bins import check_bin_rule, encode_bins
+from roca_nocs.modeling.criteria.step_schedule import Weight, current_weight
 
 __all__ = ["DispersionLoss", "dispersion", "mean_distribution", "target_distribution"]
 
@@ -79,16 +80,20 @@ class DispersionLoss(nn.Module):
     Regions whose image has no labels are compared with the even distribution.
     """
 
-    def __init__(self, *, targeted: bool = True, weight: float = 0.25) -> None:
+    def __init__(
+        self, *, targeted: bool = True, weight: Weight = 0.25, bin_rule: str = "centre"
+    ) -> None:
         """
         Args:
             targeted: compare with the target's distribution where there is one; otherwise every
                 region with the even one.
-            weight: of the loss.
+            weight: of the loss; a schedule needs detectron2's event storage.
+            bin_rule: of the target's bins, see ``layers.coordinate_bins``.
         """
         super().__init__()
         self.targeted = targeted
         self.weight = weight
+        self.bin_rule = check_bin_rule(bin_rule)
 
     def forward(
         self,
@@ -121,9 +126,10 @@ class DispersionLoss(nn.Module):
         distribution = mean_distribution(logits.float().softmax(dim=2), mask)
         target = torch.full_like(distribution, 1 / num_bins)
         if self.targeted:
-            used = target_distribution(encode_bins(coordinates, num_bins), mask, num_bins)
+            bins = encode_bins(coordinates, num_bins, self.bin_rule)
+            used = target_distribution(bins, mask, num_bins)
             target = torch.where(labelled[:, None, None], used, target)
         counted = mask.flatten(1).any(dim=1)
         values = torch.where(counted, dispersion(distribution, target), 0)
         loss = values.sum() / counted.sum().clamp(min=1) + 0 * logits.float().sum()
-        return {"loss_nocs_dispersion": self.weight * loss}
+        return {"loss_nocs_dispersion": current_weight(self.weight) * loss}

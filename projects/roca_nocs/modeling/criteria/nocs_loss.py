@@ -16,7 +16,13 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from roca_nocs.layers.coordinate_bins import check_bin_rule, encode_bins, encode_offsets
+from roca_nocs.layers.coordinate_bins import (
+    check_bin_rule,
+    encode_bins,
+    encode_offsets,
+    expected_coordinates,
+)
+from roca_nocs.modeling.criteria.step_schedule import Weight, current_weight
 
 __all__ = [
     "DISTANCES",
@@ -27,6 +33,7 @@ __all__ = [
     "rotate_coordinates",
     "symmetric_bin_loss",
     "symmetric_distance_loss",
+    "symmetric_expectation_loss",
     "symmetric_offset_loss",
 ]
 
@@ -153,6 +160,31 @@ def symmetric_distance_loss(
     return function((_best_turned(coordinates, mask, rotations, costs) - pred).abs())
 
 
+def symmetric_expectation_loss(
+    outputs: torch.Tensor,
+    coordinates: torch.Tensor,
+    mask: torch.Tensor,
+    rotations: torch.Tensor,
+    bin_rule: str = "centre",
+    distance: str = "smooth_l1",
+) -> torch.Tensor:
+    """Distance of the expectation over the bins to the ground truth that the bins' cross-entropy
+    chooses, so that both losses pull towards the same one.
+
+    Args:
+        outputs: (R, 3, B, S, S) or, with offsets, (R, 3, 2, B, S, S).
+        coordinates, mask, rotations, bin_rule: see :func:`symmetric_bin_loss`.
+        distance: of ``DISTANCES``.
+
+    Returns:
+        (R, 3, S, S) of all cells; the ground truth outside the mask is 0.
+    """
+    outputs = outputs.float()
+    logits = outputs[:, :, 0] if outputs.ndim == 6 else outputs
+    turned, _ = _best_bins(logits, coordinates, mask, rotations, bin_rule)
+    return DISTANCES[distance]((expected_coordinates(outputs, bin_rule) - turned).abs())
+
+
 @torch.no_grad()
 def _best_bins(
     logits: torch.Tensor,
@@ -255,8 +287,10 @@ def mean_loss(
 
 
 class NocsLoss(nn.Module):
-    """Loss of a NOCS head: ``loss_nocs_x``, ``loss_nocs_y``, ``loss_nocs_z``, and with offsets
-    ``loss_nocs_offset``, that of the places in the bins, the sum over the axes."""
+    """Loss of a NOCS head: ``loss_nocs_x``, ``loss_nocs_y``, ``loss_nocs_z``; with offsets
+    ``loss_nocs_offset``, that of the places in the bins; with ``distance_weight``
+    ``loss_nocs_distance``, that of the expectation over the bins. The last two are sums over the
+    axes."""
 
     rotations: torch.Tensor
 
@@ -268,18 +302,22 @@ class NocsLoss(nn.Module):
         bin_rule: str = "centre",
         normalization: str = "per_roi",
         region: str = "mask",
-        loss_weight: float = 1.0,
+        loss_weight: Weight = 1.0,
+        distance_weight: Weight | None = None,
     ) -> None:
         """
         Args:
             rotations: (C, K, 3, 3), symmetries of the classes (``geometry.symmetry``); None for
                 classes without.
-            distance: of ``DISTANCES``, for heads that regress coordinates or offsets.
+            distance: of ``DISTANCES``, for heads that regress coordinates or offsets, and for
+                ``distance_weight``.
             bin_rule: for heads with bins, see ``layers.coordinate_bins``.
             normalization: see :func:`mean_loss`.
             region: ``"mask"``: cells of the object count; ``"roi"``: all cells of the region, with
                 0 as the ground truth of the background, as in the ganocs program.
-            loss_weight: of each axis.
+            loss_weight: of each axis; a schedule needs detectron2's event storage.
+            distance_weight: of the distance of the expectation, for heads with bins; None for
+                none. The published multi-loss has 1 beside the cross-entropy.
 
         Raises:
             ValueError: an unknown value of an option.
@@ -297,6 +335,7 @@ class NocsLoss(nn.Module):
         self.normalization = normalization
         self.region = region
         self.loss_weight = loss_weight
+        self.distance_weight = distance_weight
         table = torch.eye(3)[None, None] if rotations is None else rotations.float()
         self.register_buffer("rotations", table, persistent=False)
 
@@ -346,13 +385,17 @@ class NocsLoss(nn.Module):
         values, offsets = self.of_cells(pred, coordinates, mask, classes)
         region = mask if self.region == "mask" else torch.ones_like(mask)
 
-        def weighted(values: torch.Tensor) -> torch.Tensor:
-            return self.loss_weight * mean_loss(values, region, labelled, self.normalization)
+        def weighted(values: torch.Tensor, weight: Weight) -> torch.Tensor:
+            mean = mean_loss(values, region, labelled, self.normalization)
+            return current_weight(weight) * mean
 
         with torch.autocast(pred.device.type, enabled=False):
-            losses = dict(
-                zip(("loss_nocs_x", "loss_nocs_y", "loss_nocs_z"), weighted(values), strict=True)
-            )
+            names = ("loss_nocs_x", "loss_nocs_y", "loss_nocs_z")
+            losses = dict(zip(names, weighted(values, self.loss_weight), strict=True))
             if offsets is not None:
-                losses["loss_nocs_offset"] = weighted(offsets).sum()
+                losses["loss_nocs_offset"] = weighted(offsets, self.loss_weight).sum()
+            if self.distance_weight is not None:
+                truth = (coordinates, mask, self.class_rotations(classes))
+                distances = symmetric_expectation_loss(pred, *truth, self.bin_rule, self.distance)
+                losses["loss_nocs_distance"] = weighted(distances, self.distance_weight).sum()
         return losses

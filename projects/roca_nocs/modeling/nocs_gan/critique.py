@@ -9,10 +9,10 @@ import torch
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from roca_nocs.modeling.criteria.step_schedule import Weight, current_weight
 from roca_nocs.modeling.nocs_gan.objectives import (
     AdversarialBatch,
     BinaryCrossEntropy,
-    StepSchedule,
     Wasserstein,
 )
 from roca_nocs.modeling.roi_heads.nocs_targets import NocsTargets
@@ -28,6 +28,9 @@ class Critique(nn.Module):
     The discriminator's parameters need no gradient, except while its own trainer steps: an
     optimizer over the model's trainable parameters leaves them out, and so does DDP. It judges in
     float32, also under autocast.
+
+    A discriminator that uses depth does not judge regions without: the event storage counts them as
+    ``discriminator/regions_without_depth``.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Critique(nn.Module):
         *,
         discriminator: nn.Module,
         objective: BinaryCrossEntropy | Wasserstein,
-        weight: float | StepSchedule = 1.0,
+        weight: Weight = 1.0,
     ) -> None:
         """
         Args:
@@ -48,6 +51,12 @@ class Critique(nn.Module):
         self.objective = objective
         self.weight = weight
         self._batches: list[AdversarialBatch] = []
+        self._batches_without_depth = 0
+
+    @property
+    def uses_depth(self) -> bool:
+        """Whether the depth of the regions is needed."""
+        return self.discriminator.uses_depth
 
     def forward(
         self,
@@ -72,16 +81,20 @@ class Critique(nn.Module):
 
         Raises:
             ValueError: the discriminator cannot judge maps of this size, or depth is missing.
-            RuntimeError: nobody takes the batches, so the discriminator is not being trained.
+            RuntimeError: nobody takes the batches, so the discriminator is not being trained; or
+                it uses depth and the training data have none.
         """
-        rows = targets.mask.flatten(1).any(dim=1).nonzero()[:, 0]
+        judged = targets.mask.flatten(1).any(dim=1)
+        if not self.uses_depth:
+            depth = None
+        if depth is not None:
+            judged = self._with_depth(judged, depth, targets.mask)
+        rows = judged.nonzero()[:, 0]
         if not len(rows):
             return {"loss_nocs_critique": coordinates.float().sum() * 0}
         with torch.autocast(coordinates.device.type, enabled=False):
             mask = targets.mask[rows, None]
             fake = coordinates[rows].float() * mask
-            if not self.discriminator.uses_depth:
-                depth = None
             if depth is not None:
                 depth = depth_context(depth[rows].detach().float(), mask)
             classes = targets.classes[rows]
@@ -90,12 +103,27 @@ class Critique(nn.Module):
                 labelled = targets.labelled[rows]
                 real = targets.coordinates[rows].float() * (mask & labelled[:, None, None, None])
                 self._keep(AdversarialBatch(fake.detach(), real, labelled, classes, depth))
-            return {"loss_nocs_critique": self._current_weight() * loss}
+            return {"loss_nocs_critique": current_weight(self.weight) * loss}
 
-    def _current_weight(self) -> float:
-        if isinstance(self.weight, StepSchedule):
-            return self.weight(get_event_storage().iter)
-        return self.weight
+    def _with_depth(
+        self, judged: torch.Tensor, depth: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """(R,) bool: those of ``judged`` (R,) whose object has a pixel with depth."""
+        known = judged & (mask & (depth[:, 0] > 0)).flatten(1).any(dim=1)
+        if self.training:
+            missing = int((judged & ~known).sum())
+            get_event_storage().put_scalar("discriminator/regions_without_depth", missing)
+            if known.any():
+                self._batches_without_depth = 0
+            elif missing:
+                self._batches_without_depth += 1
+            if self._batches_without_depth == _MOST_BATCHES:
+                raise RuntimeError(
+                    f"no object of the last {_MOST_BATCHES} batches has depth, which this "
+                    "discriminator uses: set `dataloader.train.mapper.depth = True`, train on data "
+                    "that have depth maps, or take a discriminator without depth"
+                )
+        return known
 
     def _keep(self, batch: AdversarialBatch) -> None:
         if len(self._batches) == _MOST_BATCHES:

@@ -12,7 +12,6 @@ passes None and gets as many empty dicts.
 from __future__ import annotations
 
 import dataclasses
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["AdversarialBatch", "BinaryCrossEntropy", "StepSchedule", "Wasserstein"]
+__all__ = ["AdversarialBatch", "BinaryCrossEntropy", "Wasserstein"]
 
 Update = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
@@ -180,29 +179,3 @@ def _squared_excess_slope(discriminator: nn.Module, batch: AdversarialBatch) -> 
     scores = discriminator(points, batch.classes, batch.depth)
     (gradient,) = torch.autograd.grad(scores.sum(), points, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
-
-
-@dataclass(frozen=True)
-class StepSchedule:
-    """A weight that changes in steps.
-
-    Attributes:
-        rates: the weights, one more than `inflections`.
-        inflections: ascending iterations (counted from 0) at which the next weight begins.
-    """
-
-    rates: Sequence[float]
-    inflections: Sequence[int]
-
-    def __post_init__(self) -> None:
-        if len(self.rates) != len(self.inflections) + 1:
-            raise ValueError(
-                f"rates must be one more than inflections, got {list(self.rates)} and "
-                f"{list(self.inflections)}"
-            )
-        if list(self.inflections) != sorted(self.inflections):
-            raise ValueError(f"inflections must ascend, got {list(self.inflections)}")
-
-    def __call__(self, iteration: int) -> float:
-        """The weight in this iteration: of the index that is the number of inflections passed."""
-        return self.rates[bisect_right(self.inflections, iteration)]

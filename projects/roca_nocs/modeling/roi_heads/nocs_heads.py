@@ -16,9 +16,10 @@ from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import select_foreground_proposals
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
-from torch import nn
 
+from roca_nocs.modeling.criteria.dispersion import DispersionLoss
 from roca_nocs.modeling.criteria.nocs_loss import NocsLoss, euclidean_error
+from roca_nocs.modeling.nocs_gan.critique import Critique
 from roca_nocs.modeling.roi_heads.nocs_head import NocsHead
 from roca_nocs.modeling.roi_heads.nocs_targets import (
     NocsTargets,
@@ -53,8 +54,8 @@ class NocsROIHeads(StandardROIHeads):
 
     The branch trains on the foreground proposals. Those of images without coordinates do not count
     in its loss, as in the official program. The event storage counts images that have nothing to
-    learn from as ``nocs/images_without_labels``, ``nocs/images_without_objects`` and, where there
-    is a critique, ``nocs/images_without_depth``.
+    learn from as ``nocs/images_without_labels``, ``nocs/images_without_objects`` and, where a
+    critique uses depth, ``nocs/images_without_depth``.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class NocsROIHeads(StandardROIHeads):
         nocs_head: NocsHead,
         nocs_loss: NocsLoss,
         target_resample: str = "normalized",
-        dispersion: nn.Module | None = None,
-        critique: nn.Module | None = None,
+        dispersion: DispersionLoss | None = None,
+        critique: Critique | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -76,8 +77,8 @@ class NocsROIHeads(StandardROIHeads):
             nocs_head: pooled features to coordinates.
             nocs_loss: with the symmetries of the classes.
             target_resample: see ``nocs_targets.resample``.
-            dispersion: further loss on bins, e.g. ``criteria.dispersion.DispersionLoss``.
-            critique: further loss on coordinates, e.g. ``nocs_gan.critique.Critique``.
+            dispersion: further loss on bins.
+            critique: further loss on coordinates.
             kwargs: arguments of ``StandardROIHeads``.
 
         Raises:
@@ -91,10 +92,16 @@ class NocsROIHeads(StandardROIHeads):
                 f"{nocs_head.num_classes} classes and its loss symmetries of "
                 f"{len(nocs_loss.rotations)}"
             )
-        if nocs_loss.bin_rule != nocs_head.bin_rule:
+        for each in (nocs_loss, dispersion):
+            if each is not None and each.bin_rule != nocs_head.bin_rule:
+                raise ValueError(
+                    f"the NOCS head decodes bins by the rule {nocs_head.bin_rule!r}, its "
+                    f"{type(each).__name__} encodes them by {each.bin_rule!r}"
+                )
+        if nocs_head.regresses and nocs_loss.distance_weight is not None:
             raise ValueError(
-                f"the NOCS head decodes bins by the rule {nocs_head.bin_rule!r}, its loss encodes "
-                f"them by {nocs_loss.bin_rule!r}"
+                "distance_weight adds a distance to the loss of bins, but this NOCS head "
+                "regresses: its loss is a distance already"
             )
         self.nocs_in_features = tuple(nocs_in_features)
         self.nocs_pooler = nocs_pooler
@@ -201,9 +208,11 @@ class NocsROIHeads(StandardROIHeads):
             bins = outputs[:, :, 0] if self.nocs_head.bin_offsets else outputs
             losses.update(self.dispersion(bins, found.coordinates, found.mask, found.labelled))
         if self.critique is not None:
-            depth = roi_depth(objects, regions, rows, size)
+            depth = None
+            if self.critique.uses_depth:
+                depth = roi_depth(objects, regions, rows, size)
+                get_event_storage().put_scalar("nocs/images_without_depth", maps.without_depth)
             losses.update(self.critique(self.nocs_head.expectation(outputs), found, depth))
-            get_event_storage().put_scalar("nocs/images_without_depth", maps.without_depth)
         self._log(outputs.detach(), found, targets, maps)
         return losses
 
