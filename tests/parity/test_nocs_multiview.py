@@ -9,6 +9,7 @@ import torch
 
 from roca_nocs.geometry.multiview import Views, associate, back_project_pixels
 from roca_nocs.geometry.procrustes import weighted_procrustes
+from roca_nocs.geometry.similarity import umeyama
 from roca_nocs.layers.region_samples import owning_regions, sample_regions
 from roca_nocs.modeling.criteria.multiview import pixelwise_consistency
 
@@ -146,6 +147,7 @@ def test_rigid_alignment(arrays: dict[str, torch.Tensor]) -> None:
 
 
 def test_weighted_alignment_squares_the_weights(arrays: dict[str, torch.Tensor]) -> None:
+    """Ours, which uses them once, is the same fit where a weight is its own square."""
     source, target = arrays["view1/nocs_xyz_det0"], arrays["view1/reproj_xyz_det0"]
     weights = arrays["procrustes_weights"]
     share = weights / (weights.sum() + 1e-5)
@@ -156,3 +158,12 @@ def test_weighted_alignment_squares_the_weights(arrays: dict[str, torch.Tensor])
     translation = means[1][0] - rotation[0] @ means[0][0]
     found = torch.cat([rotation[0], translation[:, None]], dim=1)
     torch.testing.assert_close(found, arrays["procrustes_weighted_Rt"][0], atol=1e-4, rtol=1e-4)
+
+    for used, same in ((weights, False), ((weights > weights.median()).float(), True)):
+        share = used / (used.sum() + 1e-5)
+        means = [share @ each for each in (source, target)]
+        theirs, _ = weighted_procrustes(
+            (source - means[0])[None], (target - means[1])[None], used.square()
+        )
+        ours = umeyama(source[None], target[None], used).rotation
+        assert torch.allclose(ours, theirs, atol=1e-4) == same

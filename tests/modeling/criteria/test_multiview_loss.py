@@ -177,3 +177,41 @@ def test_alignment_of_too_few_points_only() -> None:
     found = align_to_depth(model, torch.rand(2, 3), torch.tensor([0, 1]), 2)
     assert found.reasons.tolist() == [FailureReason.TOO_FEW_POINTS] * 2
     assert found.residuals.tolist() == [0, 0]
+
+
+def test_weights_of_the_alignment() -> None:
+    generator = torch.Generator().manual_seed(5)
+    model = torch.rand(80, 3, generator=generator) - 0.5
+    detections = torch.arange(80) // 40
+    rotation = quaternion_to_matrix(torch.randn(2, 4, generator=generator))
+    points = 0.5 * (rotation[detections] @ model[..., None]).squeeze(-1)
+    wrong = torch.arange(80) % 4 == 0
+    points[wrong] += torch.randn(20, 3, generator=generator)
+
+    def align(weights: torch.Tensor | None) -> torch.Tensor:
+        seeded = torch.Generator().manual_seed(6)
+        found = align_to_depth(model, points, detections, 2, weights=weights, generator=seeded)
+        assert found.reasons.tolist() == [FailureReason.OK] * 2
+        return found.residuals
+
+    plain = align(None)
+    torch.testing.assert_close(align(torch.ones(80)), plain)
+    torch.testing.assert_close(align(torch.full((80,), 0.5)), plain)
+    assert (plain > 0.1).all() and (align((~wrong).float()) < 1e-5).all()
+    # A tenth of the weight is about a tenth of the residual of the wrong pixels.
+    few = align(torch.where(wrong, 0.1, 1.0))
+    torch.testing.assert_close(few, plain * 0.1 * 40 / 31, rtol=0.05, atol=1e-4)
+    none = align_to_depth(model, points, detections, 2, weights=torch.zeros(80))
+    assert none.reasons.tolist() == [FailureReason.TOO_FEW_POINTS] * 2
+
+
+def test_weights_are_the_probabilities_of_the_mask() -> None:
+    views, detections = scene()
+    maps = detections.maps.detach().clone()
+    maps[:, :, :14] = 0.5  # wrong where the mask is uncertain
+    masks = torch.ones(2, 1, 14, 14)
+    masks[:, :, :7] = 0.51
+    uncertain = replace(detections, maps=maps, masks=masks)
+    name = "loss_multiview_alignment"
+    weighted = run(views, uncertain, weighted_alignment=True)[name]
+    assert 0 < weighted < 0.8 * run(views, uncertain)[name]

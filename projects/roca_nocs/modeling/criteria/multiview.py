@@ -66,8 +66,8 @@ class Alignments:
     """Similarities from NOCS to camera points, of R detections; all detached but ``residuals``.
 
     Attributes:
-        residuals: (R,) metres, mean distance of points and transformed coordinates; 0 where there
-            is none.
+        residuals: (R,) metres, weighted mean distance of points and transformed coordinates; 0
+            where there is none.
         poses: (R, 4, 4), scale within the upper left block; identity where there is none.
         reasons: (R,) int64, :class:`FailureReason`.
     """
@@ -83,6 +83,7 @@ def align_to_depth(
     detections: torch.Tensor,
     count: int,
     *,
+    weights: torch.Tensor | None = None,
     hypotheses: int = 100,
     share: float = 0.05,
     generator: torch.Generator | None = None,
@@ -91,21 +92,28 @@ def align_to_depth(
 
     Each hypothesis is the similarity of a random subset of the pixels of a detection, drawn with
     replacement; the one of smallest mean distance over all its pixels is taken, as a constant.
-    A rigid motion would not do: the distance could vanish only for objects of one metre.
+    A rigid motion would not do: the distance could vanish only for objects of one metre. With
+    weights, fits and means are weighted; each weight enters once (ganocs squares those of the fit).
 
     Args:
         coordinates: (M, 3), model frame, centred.
         points: (M, 3), camera frame, metres.
         detections: (M,) int64, ascending.
         count: R.
+        weights: (M,), not negative, e.g. the probability of the mask; None for equal ones.
         hypotheses: number of subsets per detection.
         share: of the pixels of a detection in a subset; at least four are drawn.
         generator: on the device; None takes torch's global one.
 
     Returns:
         The alignments; gradients of the residuals reach ``coordinates``. Reasons: TOO_FEW_POINTS
-        (fewer than three), DEGENERATE_GEOMETRY (no hypothesis has a positive scale).
+        (fewer than three with a weight), DEGENERATE_GEOMETRY (no hypothesis has a positive scale).
     """
+    if weights is not None:
+        used = weights > 0
+        coordinates, points, detections, weights = (
+            each[used] for each in (coordinates, points, detections, weights)
+        )
     counts = torch.bincount(detections, minlength=count)
     enough = counts >= 3
     if not len(detections):
@@ -119,25 +127,30 @@ def align_to_depth(
     valid = torch.zeros(shape, dtype=torch.bool, device=points.device).index_put(
         places, torch.ones_like(ranks, dtype=torch.bool)
     )
+    if weights is None:
+        factors, totals = valid, counts.clamp(min=1)
+    else:
+        factors = weights.new_zeros(shape).index_put(places, weights)
+        totals = factors.sum(dim=1) + _EPSILON
     source, target = (
         each.new_zeros(*shape, 3).index_put(places, each) for each in (coordinates, points)
     )
     with torch.no_grad():
         scale, rotation, translation, usable = _hypotheses(
-            source, target, valid, hypotheses, share, generator
+            source, target, valid, factors, hypotheses, share, generator
         )
         moved = scale[..., None, None] * (source[:, None] @ rotation.mT) + translation[:, :, None]
         distances = (moved - target[:, None]).norm(dim=-1)
-        means = torch.where(valid[:, None], distances, 0).sum(dim=-1)
-        means = torch.where(usable, means, float("inf"))
-        best = means.argmin(dim=1)
+        sums = torch.where(valid[:, None], distances * factors[:, None], 0).sum(dim=-1)
+        sums = torch.where(usable, sums, float("inf"))
+        best = sums.argmin(dim=1)
         rows = torch.arange(count, device=points.device)
         solved = usable[rows, best] & enough
         scale, rotation, translation = (each[rows, best] for each in (scale, rotation, translation))
         poses = _poses(scale, rotation, translation, solved)
     moved = source @ poses[:, :3, :3].mT + poses[:, None, :3, 3]
     distances = torch.linalg.vector_norm(moved - target, dim=-1)
-    residuals = torch.where(valid & solved[:, None], distances, 0).sum(dim=1) / counts.clamp(min=1)
+    residuals = torch.where(valid & solved[:, None], distances * factors, 0).sum(dim=1) / totals
     reasons = torch.where(solved, 0, int(FailureReason.DEGENERATE_GEOMETRY))
     reasons = torch.where(enough, reasons, int(FailureReason.TOO_FEW_POINTS))
     return Alignments(residuals, poses, reasons)
@@ -158,18 +171,20 @@ def _hypotheses(
     source: torch.Tensor,
     target: torch.Tensor,
     valid: torch.Tensor,
+    weights: torch.Tensor,
     hypotheses: int,
     share: float,
     generator: torch.Generator | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scale (R, H), rotation (R, H, 3, 3), translation (R, H, 3), usable (R, H) of random subsets
-    of the valid points (R, Q, 3)."""
+    of the valid points (R, Q, 3), by their weights (R, Q)."""
     sizes = (valid.sum(dim=1) * share).long().clamp(min=_MIN_SUBSET)
     samples = draw_samples(valid, hypotheses, int(sizes.max()), generator)
     index = samples.flatten(1)[..., None].expand(-1, -1, 3)
     subsets = [each.gather(1, index).reshape(-1, samples.shape[2], 3) for each in (source, target)]
     used = torch.arange(samples.shape[2], device=source.device) < sizes[:, None, None]
-    fit = umeyama(subsets[0], subsets[1], used.expand(samples.shape).flatten(0, 1))
+    used = used * weights.gather(1, samples.flatten(1)).unflatten(1, samples.shape[1:])
+    fit = umeyama(subsets[0], subsets[1], used.flatten(0, 1))
     scale, rotation, translation, reasons = (
         each.unflatten(0, samples.shape[:2])
         for each in (fit.scale, fit.rotation, fit.translation, fit.reasons)

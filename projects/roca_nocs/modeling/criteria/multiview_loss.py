@@ -86,6 +86,7 @@ class MultiViewLoss(nn.Module):
         max_points: int = 512,
         occlusion_tolerance: float = 0.02,
         mask_threshold: float = 0.5,
+        weighted_alignment: bool = False,
     ) -> None:
         """
         Args:
@@ -96,6 +97,7 @@ class MultiViewLoss(nn.Module):
             max_points: pixels of a detection that are aligned.
             occlusion_tolerance: metres.
             mask_threshold: least mask probability of an aligned pixel.
+            weighted_alignment: aligned pixels weigh by this probability; else all alike.
 
         Raises:
             ValueError: modes are no list of known ones.
@@ -110,6 +112,7 @@ class MultiViewLoss(nn.Module):
         self.max_points = max_points
         self.occlusion_tolerance = occlusion_tolerance
         self.mask_threshold = mask_threshold
+        self.weighted_alignment = weighted_alignment
 
     def forward(
         self, views: Views, detections: ViewDetections, generator: torch.Generator | None = None
@@ -180,11 +183,12 @@ class MultiViewLoss(nn.Module):
         located = ((owners >= 0) & (views.depth > 0)).nonzero()
         regions = owners[located.unbind(1)]
         masks = sample_regions(detections.masks.float(), detections.boxes, regions, located[:, 1:])
-        inside = masks.detach()[:, 0] >= self.mask_threshold
-        located, regions = located[inside], regions[inside]
+        weights = masks.detach()[:, 0]
+        inside = weights >= self.mask_threshold
+        located, regions, weights = located[inside], regions[inside], weights[inside]
         order = regions.argsort(stable=True)
         order = order[subset_of_groups(regions[order], self.max_points, generator)]
-        located, regions = located[order], regions[order]
+        located, regions, weights = located[order], regions[order], weights[order]
 
         predictions = _predictions(detections, regions, located[:, 1:])
         regressed = detections.maps.ndim == 4
@@ -194,6 +198,7 @@ class MultiViewLoss(nn.Module):
             back_project_pixels(views.depth.detach(), views.intrinsics, located),
             regions,
             len(detections.boxes),
+            weights=weights if self.weighted_alignment else None,
             generator=generator,
         )
         solved = fits.reasons == FailureReason.OK
