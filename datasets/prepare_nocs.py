@@ -45,6 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         "are taken instead of those of gts/ (needs one --splits)",
     )
     parser.add_argument(
+        "--z-not-mirrored",
+        action="store_true",
+        help="the maps hold z, not 1 - z as those of the official data (needs "
+        "load_nocs(..., coord_z_mirrored=False) too)",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
@@ -73,7 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for split in splits:
             dataset, subset = split.split("/")
             report = write_labels(
-                root, dataset, subset, results=options.results, workers=options.workers
+                root,
+                dataset,
+                subset,
+                results=options.results,
+                coord_z_mirrored=not options.z_not_mirrored,
+                workers=options.workers,
             )
             print(f"{split}: {len(report.written)} images ({_listed(report.sources)})")
             if report.left_out:

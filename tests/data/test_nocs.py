@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,11 +22,15 @@ from roca_nocs.data.datasets.nocs import (
     nocs_index_file,
 )
 from roca_nocs.data.datasets.nocs_frames import (
+    BadSample,
+    NocsFrame,
     decode_coordinates,
     decode_depth,
     decode_instances,
     read_meta,
 )
+from roca_nocs.data.datasets.nocs_models import ModelTable
+from roca_nocs.data.datasets.nocs_objects import frame_objects
 from roca_nocs.data.images import read_png
 from roca_nocs.data.maps import read_map
 from roca_nocs.data.restricted_pickle import load_restricted_pickle
@@ -249,37 +254,84 @@ def change_mask(path: Path, change: Callable[[np.ndarray], None]) -> None:
     cv2.imwrite(str(path), mask)
 
 
-def test_mask_without_background_is_named(copied: Path) -> None:
-    def change(mask: np.ndarray) -> None:
-        mask[mask[..., 2] == 255] = 1
+def without_background(mask_file: Path) -> None:
+    change_mask(mask_file, lambda mask: mask.__setitem__(mask[..., 2] == 255, 1))
 
-    change_mask(copied / "camera/val/00000/0001_mask.png", change)
-    with pytest.raises(DatasetError, match=r"00000/0001_mask\.png: no pixel has the value 255"):
+
+def with_unknown_instance(mask_file: Path) -> None:
+    change_mask(mask_file, lambda mask: mask[:2].__setitem__(..., 42))
+
+
+def with_too_many_instances(mask_file: Path) -> None:
+    row = np.arange(30, dtype=np.uint8)[:, None]
+    change_mask(mask_file, lambda mask: mask[0, :30].__setitem__(..., row))
+
+
+def truncated(mask_file: Path) -> None:
+    mask_file.write_bytes(mask_file.read_bytes()[:-30])
+
+
+def of_16_bits(mask_file: Path) -> None:
+    cv2.imwrite(str(mask_file), np.zeros((120, 160), np.uint16))
+
+
+def with_bad_object_list(mask_file: Path) -> None:
+    mask_file.with_name("0001_meta.txt").write_text("1 2\n")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_background, "no pixel has the value 255"),
+        (with_unknown_instance, "the instances [42] have no line"),
+        (with_too_many_instances, "instances; at most 19 exist"),
+        (truncated, "is truncated"),
+        (of_16_bits, "expected 8 bits"),
+        (with_bad_object_list, "line 1 is '1 2'"),
+    ],
+)
+def test_bad_images_are_left_out_counted_and_named(
+    copied: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    damage(copied / "camera/val/00000/0001_mask.png")
+    frame = NocsFrame(copied, "camera", "val", "00000", "0001")
+    with pytest.raises(BadSample, match=re.escape(message)):
+        frame_objects(frame, ModelTable(), len(CLASSES))
+    # Also of the kept index, which is not made again for it.
+    for attempt in range(2):
+        caplog.clear()
+        records = load_nocs_camera(copied, "val")
+        assert len(records) == 15
+        assert not any("00000/0001" in record["file_name"] for record in records)
+        assert "Left out 1 of 16 images that cannot be used" in caplog.text, attempt
+        assert "00000/0001_" in caplog.text and message in caplog.text
+        assert "it is made again" not in caplog.text
+
+
+def test_only_bad_images(copied: Path) -> None:
+    for path in (copied / "camera/val").rglob("*_mask.png"):
+        truncated(path)
+    with pytest.raises(DatasetError, match="camera/val holds no image that can be used"):
         load_nocs_camera(copied, "val")
 
 
-def test_instance_without_line_is_named(copied: Path) -> None:
-    change_mask(
-        copied / "camera/val/00000/0001_mask.png", lambda mask: mask[:2].__setitem__(..., 42)
-    )
-    with pytest.raises(DatasetError, match=r"0001_mask\.png: the instances \[42\] have no line"):
-        load_nocs_camera(copied, "val")
-
-
-def test_too_many_instances_are_named(copied: Path) -> None:
-    def change(mask: np.ndarray) -> None:
-        mask[0, :30] = np.arange(30, dtype=np.uint8)[:, None]
-
-    change_mask(copied / "camera/val/00000/0001_mask.png", change)
-    with pytest.raises(DatasetError, match=r"0001_mask\.png: \d\d instances; at most 19"):
-        load_nocs_camera(copied, "val")
-
-
-def test_truncated_mask_is_named(copied: Path) -> None:
-    path = copied / "camera/val/00000/0001_mask.png"
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(ValueError, match=r"0001_mask\.png is truncated"):
-        load_nocs_camera(copied, "val")
+def test_maps_whose_z_is_not_mirrored(copied: Path) -> None:
+    """The same data written without the mirror image read the same."""
+    official = load_nocs_camera(copied, "val")
+    maps = [read_map(record, "nocs") for record in official]
+    for record in official:
+        coord = cv2.imread(record["nocs_file_name"], cv2.IMREAD_UNCHANGED)
+        coord[..., 0] = 255 - coord[..., 0]
+        cv2.imwrite(record["nocs_file_name"], coord)
+    plain = load_nocs(copied, "camera", "val", coord_z_mirrored=False)
+    assert {record["coord_z_mirrored"] for record in plain} == {False}
+    for record, other, expected in zip(plain, official, maps, strict=True):
+        assert other["coord_z_mirrored"] and len(record["annotations"]) == len(other["annotations"])
+        np.testing.assert_allclose(read_map(record, "nocs"), expected, atol=1e-6)
+        assert not np.allclose(read_map(other, "nocs"), expected, atol=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,43 @@ def test_aligned_poses_are_the_generating_ones(labelled: Path, folder: Path, dat
         np.testing.assert_allclose(one["extents"], other["extents"])
 
 
+def test_maps_whose_z_is_not_mirrored(folder: Path, tmp_path: Path) -> None:
+    """Labels are those of the official encoding; damaged maps are left out and named."""
+    made = []
+    for name in ("official", "plain"):
+        copy_split(folder, tmp_path / name, "camera", "val", poses=False)
+        paths = sorted((tmp_path / name / "camera/val/00000").glob("*_coord.png"))
+        for path in paths if name == "plain" else ():
+            coord = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            coord[..., 0] = 255 - coord[..., 0]
+            cv2.imwrite(str(path), coord)
+        shutil.rmtree(tmp_path / name / "camera/val/00001")
+        write_labels(tmp_path / name, "camera", "val", coord_z_mirrored=name == "official")
+        made.append(
+            [load_restricted_pickle(path) for path in sorted(tmp_path.rglob("*_label.pkl"))]
+        )
+    half = len(made[0])
+    assert half > 3 and len(made[1]) == 2 * half
+    for one, other in zip(made[1][:half], made[1][half:], strict=True):
+        np.testing.assert_allclose(one["rotations"], other["rotations"], atol=1e-4)
+        np.testing.assert_allclose(one["translations"], other["translations"], atol=1e-5)
+
+
+def test_bad_images_get_no_labels(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy_split(folder, tmp_path, "camera", "val", poses=False)
+    first = tmp_path / "camera/val/00000"
+    for name in ("0000_coord.png", "0001_depth.png", "0002_mask.png"):
+        (first / name).write_bytes((first / name).read_bytes()[:-30])
+    report = write_labels(tmp_path, "camera", "val")
+    assert report.left_out["a file cannot be used"] == len(report.bad) == 3
+    assert "camera/val: 3 of 16 images cannot be used, first: " in caplog.text
+    assert all(f"00000/000{row}" in caplog.text for row in range(3))
+    assert not {f"val/00000/000{row}" for row in range(3)} & set(report.written)
+    assert len(report.written) > 5
+
+
 def test_visibility_of_handles_is_found(labelled: Path, folder: Path) -> None:
     agreeing = []
     for dataset in ("camera", "real"):

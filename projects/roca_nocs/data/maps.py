@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ def read_map(record: Mapping[str, Any], name: str) -> np.ndarray:
     if file_name is None:
         raise ValueError(f"{describe(record)}: the dataset has no {name} maps")
     decode = _DECODERS[record["layout"]][name]
+    if name == "nocs" and not record.get("coord_z_mirrored", True):
+        decode = partial(decode, z_mirrored=False)
     try:
         array = decode(read_png(file_name))
     except ValueError as error:
@@ -68,12 +71,16 @@ def _shifted_nocs(array: np.ndarray) -> np.ndarray:
     return np.where(array > 0, array.astype(np.float32) / NOCS_UNITS - 1, np.float32(0))
 
 
+def _nocs_cube(array: np.ndarray, z_mirrored: bool = True) -> np.ndarray:
+    return decode_coordinates(array, z_mirrored) - np.float32(0.5)
+
+
 def _kind(array: np.ndarray) -> str:
     channels = 1 if array.ndim == 2 else array.shape[2]
     return f"{channels} x {8 * array.dtype.itemsize} bits"
 
 
-_DECODERS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
+_DECODERS: dict[str, dict[str, Callable[..., np.ndarray]]] = {
     "scan2cad": {
         "instance": _plain,
         "depth": _millimetres,
@@ -84,7 +91,7 @@ _DECODERS: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
         "instance": decode_instances,
         "depth": lambda array: decode_depth(array).astype(np.float32) / 1000,
         "depth_full": lambda array: decode_depth(array).astype(np.float32) / 1000,
-        "nocs": lambda array: decode_coordinates(array) - np.float32(0.5),
+        "nocs": _nocs_cube,
     },
     "habitat": {
         "instance": _plain,

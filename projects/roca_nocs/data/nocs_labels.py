@@ -6,10 +6,12 @@ can be exchanged with it and the methods after it.
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,13 +24,20 @@ from roca_nocs.geometry.rotation import quaternion_to_matrix
 from roca_nocs.geometry.similarity import umeyama_ransac
 
 from .datasets.nocs import CLASSES, nocs_index_file
-from .datasets.nocs_frames import NocsFrame, decode_coordinates, decode_depth, find_frames
-from .datasets.nocs_models import HANDLE_SHARE, ModelTable, Recentring
-from .datasets.nocs_objects import frame_objects
+from .datasets.nocs_frames import (
+    BadSample,
+    NocsFrame,
+    decode_coordinates,
+    decode_depth,
+    find_frames,
+)
+from .datasets.nocs_models import HANDLE_SHARE, ModelTable, Recentring, real_model_size
+from .datasets.nocs_objects import frame_objects, read_frame_image
 from .datasets.nocs_poses import MUG_CLASS_ID, Poses, exact_poses, pose_fields, published_poses
-from .images import read_png
 from .process_pool import worker_pool
 from .published_cameras import nocs_intrinsics
+
+logger = logging.getLogger(__name__)
 
 SKIPPED_MODEL = "b9be7cfe653740eb7633a2dd89cec754"
 """An improper mug of CAMERA."""
@@ -39,6 +48,7 @@ MAX_BOX_SHARE = np.array([600 / 640, 440 / 480])
 
 _HANDLE_DISTANCE = 1.05
 _MAX_POINTS = 2048
+_NAMED = 3
 
 
 @dataclass
@@ -49,12 +59,14 @@ class LabelReport:
         written: stems of the images with a label file.
         sources: number of images by the source of their poses.
         left_out: number of images by the reason.
+        bad: what is wrong with the files of those that cannot be used.
         handles: folder -> number of the frame -> whether the handle of its mug is visible.
     """
 
     written: list[str] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
     handles: dict[str, dict[int, bool]] = field(default_factory=dict)
 
     def add(self, other: LabelReport) -> None:
@@ -62,6 +74,7 @@ class LabelReport:
         self.written += other.written
         self.sources += other.sources
         self.left_out += other.left_out
+        self.bad += other.bad
         self.handles |= other.handles
 
 
@@ -73,10 +86,17 @@ class _LeftOut(Exception):
 class _Folder:
     frames: list[NocsFrame]
     results: Path | None
+    coord_z_mirrored: bool
 
 
 def write_labels(
-    root: Path, dataset: str, split: str, *, results: Path | None = None, workers: int = 1
+    root: Path,
+    dataset: str,
+    split: str,
+    *,
+    results: Path | None = None,
+    coord_z_mirrored: bool = True,
+    workers: int = 1,
 ) -> LabelReport:
     """Write a label file for each image of a split, lists of the images, and ``mug_handle.pkl``.
 
@@ -91,19 +111,30 @@ def write_labels(
         split: of it.
         results: folder of published result pickles, which unlike ``gts`` hold the visibility of
             handles for the test images of REAL; ``None``: ``gts`` is used.
+        coord_z_mirrored: whether the maps hold 1 - z, as those of the official data.
         workers: number of processes.
 
     Raises:
-        DatasetError: a file is damaged or missing.
+        DatasetError: a file that does not belong to one image alone is damaged or missing.
     """
     frames, _ = find_frames(root, dataset, split)
     folders = [
-        _Folder(list(group), results) for _, group in groupby(frames, lambda frame: frame.folder)
+        _Folder(list(group), results, coord_z_mirrored)
+        for _, group in groupby(frames, lambda frame: frame.folder)
     ]
     report = LabelReport()
     with worker_pool(workers, root) as pool_map:
         for part in pool_map(_label_folder, folders):
             report.add(part)
+    if report.bad:
+        logger.warning(
+            "%s/%s: %d of %d images cannot be used, first: %s",
+            dataset,
+            split,
+            len(report.bad),
+            len(frames),
+            " ".join(report.bad[:_NAMED]),
+        )
     base = root / dataset
     stems = [frame.stem.removeprefix(f"{dataset}/") for frame in frames]
     for name, lines in ((f"{split}_list_all", stems), (f"{split}_list", report.written)):
@@ -122,9 +153,15 @@ def _label_folder(folder: _Folder) -> LabelReport:
     report = LabelReport()
     for frame in folder.frames:
         try:
-            content, source = frame_label(frame, models, folder.results)
-        except _LeftOut as reason:
-            report.left_out[str(reason)] += 1
+            content, source = frame_label(
+                frame, models, folder.results, coord_z_mirrored=folder.coord_z_mirrored
+            )
+        except (_LeftOut, BadSample) as error:
+            reason = str(error)
+            if isinstance(error, BadSample):
+                report.bad.append(reason)
+                reason = "a file cannot be used"
+            report.left_out[reason] += 1
             frame.path("label.pkl").unlink(missing_ok=True)
             continue
         frame.path("label.pkl").write_bytes(pickle.dumps(content, protocol=4))
@@ -138,9 +175,18 @@ def _label_folder(folder: _Folder) -> LabelReport:
 
 
 def frame_label(
-    frame: NocsFrame, models: ModelTable, results: Path | None = None
+    frame: NocsFrame,
+    models: ModelTable,
+    results: Path | None = None,
+    *,
+    coord_z_mirrored: bool = True,
 ) -> tuple[dict[str, Any], str]:
     """The content of a label file, and the source of its poses.
+
+    Args:
+        frame: the image.
+        models: extents and re-centrings of the models.
+        results, coord_z_mirrored: see :func:`write_labels`.
 
     Returns:
         ``class_ids`` (from 1), ``instance_ids``, ``model_list`` (lists), ``bboxes`` (N, 4) int32
@@ -148,7 +194,7 @@ def frame_label(
         mugs re-centred, ``handle_visibility`` (N,) int64.
     """
     instances, annotations = frame_objects(frame, models, len(CLASSES))
-    depth = decode_depth(read_png(frame.path("depth.png"))).astype(np.float32) / 1000
+    depth = read_frame_image(frame, "depth.png", decode_depth).astype(np.float32) / 1000
     kept = [each for each in annotations if each["model"]["id_cad"] != SKIPPED_MODEL]
     limit = MAX_BOX_SHARE * instances.shape[::-1]
     if any((np.array(each["bbox"][2:]) > limit).any() for each in kept):
@@ -160,7 +206,8 @@ def frame_label(
     # The published pickles list all objects, so that is what they are compared with.
     poses, source = _known_poses(frame, annotations, results)
     if poses is None:
-        nocs = decode_coordinates(read_png(frame.path("coord.png"))) - np.float32(0.5)
+        decode = partial(decode_coordinates, z_mirrored=coord_z_mirrored)
+        nocs = read_frame_image(frame, "coord.png", decode) - np.float32(0.5)
         if frame.dataset == "camera":
             poses = _align_to_depth(frame, kept, instances, nocs, depth)
         else:
@@ -247,8 +294,8 @@ def _align_to_pixels(
     intrinsics = nocs_intrinsics(instances.shape, frame.dataset)
     poses = {}
     for each in annotations:
-        path = frame.root / f"obj_models/real_{frame.split}/{each['model']['id_cad']}.txt"
-        scale = float(np.linalg.norm(np.array(path.read_text().split(), np.float64)))
+        size = real_model_size(frame.root / "obj_models", frame.split, each["model"]["id_cad"])
+        scale = float(np.linalg.norm(size))
         rows, columns = _pixels(instances == each["alignment_id"])
         pixels = np.stack([columns, rows], axis=1).astype(np.float64)
         points = scale * nocs[rows, columns].astype(np.float64)
@@ -260,7 +307,9 @@ def _align_to_pixels(
         if not found:
             raise _LeftOut("alignment failed")
         matrix, _ = cv2.Rodrigues(rotation)
-        poses[each["alignment_id"]] = pose_fields(matrix, translation[:, 0], scale, True, path)
+        poses[each["alignment_id"]] = pose_fields(
+            matrix, translation[:, 0], scale, True, frame.path("coord.png")
+        )
     return poses
 
 

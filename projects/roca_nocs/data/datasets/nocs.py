@@ -36,7 +36,7 @@ from scipy.spatial.transform import Rotation
 from ..categories import NOCS_SYNSETS
 from ..coco_json import CocoFile, DatasetError, check_files, get_numbers, parse_coco, read_json
 from ..published_cameras import nocs_intrinsics
-from .nocs_frames import NocsFrame, find_frames
+from .nocs_frames import BadSample, NocsFrame, find_frames
 from .nocs_models import MUG_META, ModelTable, read_mug_meta
 from .nocs_objects import frame_annotations
 
@@ -53,6 +53,7 @@ HANDLE_CLASS = "mug"
 """Symmetric only where its handle is hidden."""
 
 _PROGRESS_SECONDS = 30
+_NAMED = 3
 
 
 def load_nocs_camera(root: str | os.PathLike[str], split: str) -> list[dict[str, Any]]:
@@ -72,6 +73,7 @@ def load_nocs(
     *,
     labelled_only: bool = False,
     mug_recenter: bool = False,
+    coord_z_mirrored: bool = True,
 ) -> list[dict[str, Any]]:
     """Read one split of a NOCS dataset into detectron2 records.
 
@@ -83,12 +85,18 @@ def load_nocs(
         mug_recenter: put the origin of mugs on the axis of their body, as most methods since 2020
             do: poses, extents and, through ``recentring`` (``shift`` (3,), ``scale``), the maps
             that ``read_map`` returns. The official protocol does not.
+        coord_z_mirrored: whether the maps hold 1 - z, as those of the official data; maps that
+            users render may hold z.
+
+    Images that lack a file or have one that cannot be used are left out, counted and named in the
+    log.
 
     Returns:
         One dictionary per image: ``layout`` ("nocs"), ``file_name``, ``height``, ``width``,
         ``image_id``, ``scene_id`` (the folder), ``intrinsics`` ((3, 3) float64, pixels),
         ``instance_file_name``, ``nocs_file_name``, ``depth_file_name``,
-        (``depth_full_file_name``: objects composed with the background), ``annotations``:
+        (``depth_full_file_name``: objects composed with the background), ``coord_z_mirrored``,
+        ``annotations``:
         ``bbox`` (XYWH_ABS), ``bbox_mode``, ``category_id`` (0-5), ``iscrowd``, ``segmentation``,
         ``alignment_id`` (the object's value in the mask), ``model`` ({``catid_cad``,
         ``id_cad``}), ``extents`` (of the model with unit diagonal), ``sym``, ``annotation_id``,
@@ -114,7 +122,11 @@ def load_nocs(
         raise DatasetError(f"{base} holds no complete image.")
     coco = _read_or_build_index(root, dataset, split, frames)
     has_full_depth = (root / f"{dataset}_full_depths" / split).is_dir()
+    if not coco.images:
+        raise DatasetError(f"{base} holds no image that can be used.")
     records = [_record(image, coco, root, dataset, has_full_depth) for image in coco.images]
+    for record in records:
+        record["coord_z_mirrored"] = coord_z_mirrored
     if labelled_only:
         records = _labelled(records, base)
     if mug_recenter:
@@ -133,14 +145,23 @@ def nocs_index_file(root: str | os.PathLike[str], dataset: str, split: str) -> P
 
 
 def build_nocs_index(frames: Sequence[NocsFrame]) -> dict[str, Any]:
-    """Read masks, object lists and poses of all images into a COCO-style dictionary."""
+    """Read masks, object lists and poses of all images into a COCO-style dictionary.
+
+    ``left_out`` holds the stems of the images that cannot be used, with the reasons, if there are
+    any.
+    """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     models = ModelTable()
     problems: list[str] = []
+    left_out: dict[str, str] = {}
     reported = time.monotonic()
     for frame in frames:
-        content = frame_annotations(frame, models, len(CLASSES))
+        try:
+            content = frame_annotations(frame, models, len(CLASSES))
+        except BadSample as error:
+            left_out[frame.stem] = str(error)
+            continue
         if content["pose_problem"] is not None:
             problems.append(content["pose_problem"])
         image_id = len(images) + 1
@@ -172,6 +193,7 @@ def build_nocs_index(frames: Sequence[NocsFrame]) -> dict[str, Any]:
         "categories": categories,
         "images": images,
         "annotations": annotations,
+        **({"left_out": left_out} if left_out else {}),
     }
 
 
@@ -180,12 +202,18 @@ def _read_or_build_index(
 ) -> CocoFile:
     """The index; made again where it does not list exactly the frames found on disk."""
     path = nocs_index_file(root, dataset, split)
+    stems = [frame.stem for frame in frames]
     if path.is_file():
-        coco = parse_coco(read_json(path), path)
-        if [image["file_name"] for image in coco.images] == [f"{f.stem}_color.png" for f in frames]:
+        data = read_json(path)
+        coco = parse_coco(data, path)
+        left_out = data.get("left_out", {})
+        listed = [image["file_name"].removesuffix("_color.png") for image in coco.images]
+        if listed == [stem for stem in stems if stem not in left_out] and {*left_out} <= {*stems}:
+            _log_left_out(left_out, len(stems), path)
             return coco
         logger.warning("%s does not list the images on disk; it is made again.", path)
     data = build_nocs_index(frames)
+    _log_left_out(data.get("left_out", {}), len(stems), path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -194,6 +222,18 @@ def _read_or_build_index(
     except OSError as error:
         logger.warning("Cannot keep %s (%s): it is made again by every run.", path, error)
     return parse_coco(data, path)
+
+
+def _log_left_out(left_out: Mapping[str, str], count: int, index: Path) -> None:
+    if left_out:
+        logger.warning(
+            "Left out %d of %d images that cannot be used, first: %s. Once they are repaired, "
+            "delete %s.",
+            len(left_out),
+            count,
+            " ".join([*left_out.values()][:_NAMED]),
+            index,
+        )
 
 
 def _record(

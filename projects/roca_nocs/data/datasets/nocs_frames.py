@@ -17,6 +17,10 @@ MAX_INSTANCES = 19
 _FILES = ("color.png", "mask.png", "coord.png", "depth.png", "meta.txt")
 
 
+class BadSample(DatasetError):
+    """An image with a file that cannot be used; readers leave it out, count it and name it."""
+
+
 @dataclass(frozen=True)
 class NocsFrame:
     """One image; ``folder`` and ``name`` are those of its files, e.g. ``00003`` and ``0007``."""
@@ -71,17 +75,18 @@ def decode_instances(mask: np.ndarray) -> np.ndarray:
     return mask if mask.ndim == 2 else np.ascontiguousarray(mask[..., 2])
 
 
-def decode_coordinates(coord: np.ndarray) -> np.ndarray:
+def decode_coordinates(coord: np.ndarray, z_mirrored: bool = True) -> np.ndarray:
     """NOCS map of a ``_coord.png`` as OpenCV reads it: (H, W, 3) float32 in [0, 1].
 
-    Red, green, blue hold x, y and the mirrored z.
+    Red, green, blue hold x, y and z, in the official data 1 - z (``z_mirrored``).
     """
     if coord.ndim != 3 or coord.dtype != np.uint8:
         raise ValueError(
             f"The map is {coord.shape} of {coord.dtype}; expected (H, W, 3) of 8 bits."
         )
     nocs = coord[..., 2::-1].astype(np.float32) / 255
-    nocs[..., 2] = 1 - nocs[..., 2]
+    if z_mirrored:
+        nocs[..., 2] = 1 - nocs[..., 2]
     return nocs
 
 
@@ -115,7 +120,7 @@ def read_meta(path: Path, num_classes: int) -> dict[int, MetaLine]:
     """Read a ``_meta.txt``: instance id -> line.
 
     Raises:
-        DatasetError: names the file and the line.
+        BadSample: names the file and the line.
     """
     lines = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
@@ -124,14 +129,14 @@ def read_meta(path: Path, num_classes: int) -> dict[int, MetaLine]:
             continue
         where = f"{path}: line {number}"
         if len(words) not in (3, 4) or not (words[0].isdigit() and words[1].isdigit()):
-            raise DatasetError(
+            raise BadSample(
                 f"{where} is {line!r}; expected 'instance class [synset] model', with whole "
                 "numbers for instance and class."
             )
         instance_id, class_id = int(words[0]), int(words[1])
         if class_id > num_classes:
-            raise DatasetError(f"{where}: unknown class id {class_id}; expected 0-{num_classes}.")
+            raise BadSample(f"{where}: unknown class id {class_id}; expected 0-{num_classes}.")
         if instance_id in lines:
-            raise DatasetError(f"{where}: instance {instance_id} occurs twice.")
+            raise BadSample(f"{where}: instance {instance_id} occurs twice.")
         lines[instance_id] = MetaLine(class_id, words[2] if len(words) == 4 else "", words[-1])
     return lines

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..coco_json import DatasetError
 from ..images import read_png
 from ..masks import mask_fields
-from .nocs_frames import BACKGROUND, MAX_INSTANCES, NocsFrame, decode_instances, read_meta
+from .nocs_frames import (
+    BACKGROUND,
+    MAX_INSTANCES,
+    BadSample,
+    NocsFrame,
+    decode_instances,
+    read_meta,
+)
 from .nocs_models import ModelTable
 from .nocs_poses import read_poses
+
+
+def read_frame_image(
+    frame: NocsFrame, suffix: str, decode: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """One of the images of a frame, e.g. of suffix ``"mask.png"``, decoded.
+
+    Raises:
+        BadSample: the file is damaged or of another kind.
+    """
+    try:
+        return decode(read_png(frame.path(suffix)))
+    except ValueError as error:
+        raise BadSample(f"{frame.stem}_{suffix}: {error}") from error
 
 
 def frame_objects(
@@ -29,20 +50,21 @@ def frame_objects(
         ascending instance id.
 
     Raises:
-        DatasetError: names the file and what is wrong.
+        BadSample: mask or object list cannot be used; names the file and what is wrong.
+        DatasetError: the same of a model's file, which other images may need too.
     """
     mask_file = frame.path("mask.png")
-    instances = decode_instances(read_png(mask_file))
+    instances = read_frame_image(frame, "mask.png", decode_instances)
     lines = read_meta(frame.path("meta.txt"), num_classes)
     counts = np.bincount(instances.ravel(), minlength=BACKGROUND + 1)
     if counts[BACKGROUND] == 0:
-        raise DatasetError(f"{mask_file}: no pixel has the value 255 (background).")
+        raise BadSample(f"{mask_file}: no pixel has the value 255 (background).")
     present = np.flatnonzero(counts[:BACKGROUND]).tolist()
     if len(present) > MAX_INSTANCES:
-        raise DatasetError(f"{mask_file}: {len(present)} instances; at most {MAX_INSTANCES} exist.")
+        raise BadSample(f"{mask_file}: {len(present)} instances; at most {MAX_INSTANCES} exist.")
     unknown = [instance_id for instance_id in present if instance_id not in lines]
     if unknown:
-        raise DatasetError(
+        raise BadSample(
             f"{mask_file}: the instances {unknown} have no line in {frame.path('meta.txt').name}."
         )
     annotations = []
@@ -76,7 +98,7 @@ def frame_annotations(frame: NocsFrame, models: ModelTable, num_classes: int) ->
         ``None``, or why the published poses were not used.
 
     Raises:
-        DatasetError: names the file and what is wrong.
+        BadSample, DatasetError: see :func:`frame_objects`; the latter also for the poses' files.
     """
     instances, annotations = frame_objects(frame, models, num_classes)
     poses, problem = read_poses(frame, annotations, models)
