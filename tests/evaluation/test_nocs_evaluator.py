@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 
@@ -183,6 +183,36 @@ def test_no_detections_and_no_images(batch: Batch) -> None:
     assert results["pose_failures"]["detections"] == 0
     assert math.isnan(results["nocs_coordinates"]["mean"])
     assert run(NocsEvaluator(NAME), []) == {}
+
+
+def test_symmetries_of_the_metadata_count(batch: Batch) -> None:
+    """A quarter turn of laptops costs nothing where the dataset says so."""
+    turn = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    for _, output in batch:
+        output["instances"].pred_rotations = output["instances"].pred_rotations @ turn
+    plain = run(NocsEvaluator(NAME), batch)["pose_detection"]
+    metadata = MetadataCatalog.get(NAME)
+    symmetries = {**metadata.symmetries, "laptop": {"axis": "y", "order": 4}}
+    MetadataCatalog.pop(NAME)
+    MetadataCatalog.get(NAME).set(**{**metadata.as_dict(), "symmetries": symmetries})
+    results = run(NocsEvaluator(NAME), batch)["pose_detection"]
+    assert plain["5deg_5cm-laptop"] == 0 and results["5deg_5cm-laptop"] == 100
+    assert plain["5deg_5cm-bottle"] == results["5deg_5cm-bottle"] == 100
+    assert results["5deg_5cm-camera"] == 0
+
+
+def test_classes_without_annotations_are_named(
+    batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        run(NocsEvaluator(NAME), batch)
+    assert "Classes without annotations" not in caplog.text
+    evaluator = NocsEvaluator(NAME)
+    for record in evaluator._records.values():
+        record["annotations"] = [a for a in record["annotations"] if a["category_id"] not in (0, 5)]
+    with caplog.at_level("INFO"):
+        run(evaluator, batch)
+    assert "Classes without annotations, which have no AP: bottle, mug." in caplog.text
 
 
 def test_images_without_poses_are_left_out(batch: Batch, caplog: pytest.LogCaptureFixture) -> None:

@@ -31,6 +31,7 @@ from roca_nocs.evaluation.nocs_precision import (
     take,
 )
 from roca_nocs.geometry.box3d import IOU_MODES
+from roca_nocs.geometry.symmetry import axis_direction
 
 NAMES = ("bottle", "camera", "mug")
 RULE = SymmetryRule.of_classes(NAMES)
@@ -211,6 +212,77 @@ def test_symmetries() -> None:
         overlaps = box_overlaps(turned(90), objects, np.full(5, ROUND), mode)
         np.testing.assert_allclose(overlaps, 1, atol=1e-9)
         assert (box_overlaps(turned(90), objects, np.zeros(5), mode) < 0.99).all()
+
+
+SYMMETRIES = {
+    "bottle": {"axis": "y", "order": "inf"},
+    "phone": {"axis": "y", "order": 2},
+    "nut": {"axis": "z", "order": 6},
+    "tray": {"axis": "y", "order": 4},
+    "wheel": {"axis": "x", "order": "inf"},
+    "stick": {"axis": (1.0, 0.0, 1.0), "order": "inf"},
+    "laptop": {"axis": "y", "order": 1},
+}
+
+
+def test_rule_of_the_metadata() -> None:
+    """The published rule where it says the same, any axis and order otherwise."""
+    names = ["bottle", "bowl", "camera", "can", "laptop", "mug"]
+    published = {each: SYMMETRIES["bottle"] for each in ("bottle", "bowl", "can")}
+    rule, by_name = SymmetryRule.of_symmetries(names, published), SymmetryRule.of_classes(names)
+    assert rule.kinds.tolist() == by_name.kinds.tolist()
+    assert rule.has_handle.tolist() == by_name.has_handle.tolist()
+    assert rule.symmetries == by_name.symmetries
+    rule = SymmetryRule.of_symmetries([*SYMMETRIES, "mug"], SYMMETRIES)
+    assert rule.kinds.tolist() == [ROUND, HALF_TURN, 3, 4, 5, 6, NO_SYMMETRY, NO_SYMMETRY]
+    with pytest.raises(ValueError, match=r"\['nut'\], which are no classes"):
+        SymmetryRule.of_symmetries(["phone"], {"nut": SYMMETRIES["nut"]})
+    with pytest.raises(ValueError, match=r"symmetry of 'nut': order is 1\.5"):
+        SymmetryRule.of_symmetries(["nut"], {"nut": {"axis": "z", "order": 1.5}})
+
+
+@pytest.mark.parametrize("name", ["nut", "tray", "wheel", "stick"])
+def test_symmetries_of_any_axis_and_order(name: str) -> None:
+    rule = SymmetryRule.of_symmetries(["laptop", name], {name: SYMMETRIES[name]})
+    objects = random_objects(5, 1, np.random.default_rng(6))
+    (symmetry,) = rule.symmetries[3:]
+    kinds = np.full(5, rule.kinds[1])
+    axis = axis_direction(symmetry.axis).numpy()
+
+    def turned(degrees: float, about: np.ndarray = axis) -> PosedObjects:
+        turn = Rotation.from_rotvec(degrees * about, degrees=True).as_matrix()
+        return replace(objects, rotations=objects.rotations @ turn)
+
+    step = 360 / (20 if symmetry.continuous else symmetry.order)
+    for steps in (1, 2):
+        degrees, _ = pose_errors(turned(steps * step), objects, kinds, rule.symmetries)
+        np.testing.assert_allclose(degrees, 0, atol=1e-5)
+        for mode in ("aabb", "obb"):
+            overlaps = box_overlaps(turned(steps * step), objects, kinds, mode, rule.symmetries)
+            np.testing.assert_allclose(overlaps, 1, atol=1e-9)
+    # Between two rotations of the group, and across the axis.
+    degrees, _ = pose_errors(turned(step + 7), objects, kinds, rule.symmetries)
+    np.testing.assert_allclose(degrees, 0 if symmetry.continuous else 7, atol=1e-5)
+    across = np.cross(axis, [0.3, 0.5, 0.8])
+    degrees, _ = pose_errors(
+        turned(20, across / np.linalg.norm(across)), objects, kinds, rule.symmetries
+    )
+    np.testing.assert_allclose(degrees, 20, atol=1e-5)
+    # Without symmetry it is another pose.
+    plain, _ = pose_errors(turned(step), objects, np.zeros(5, np.int64), rule.symmetries)
+    np.testing.assert_allclose(plain, step, atol=1e-5)
+
+    maps = torch.rand(5, 3, 4, 4, dtype=torch.float64)
+    turn = symmetry.rotations(20)[1]
+    moved_maps = torch.einsum("ij,njhw->nihw", turn, maps - 0.5) + 0.5
+    common = torch.ones(5, 4, 4, dtype=torch.bool)
+    found = coordinate_distances(moved_maps, maps, common, torch.from_numpy(kinds), rule.symmetries)
+    assert (found < 1e-9).all()
+
+    # All of it enters the average precision.
+    objects = replace(objects, categories=np.ones(5, np.int64), handle_visible=np.ones(5, bool))
+    precision = pose_precision(turned(step), objects, rule, modes=["obb"])
+    assert (precision.iou["obb"][1] == 1).all() and (precision.detection[1] == 1).all()
 
 
 def test_hidden_handles() -> None:

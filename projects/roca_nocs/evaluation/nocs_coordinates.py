@@ -66,7 +66,7 @@ def coordinate_errors(
     visible = np.array([each.get("handle_visible", True) for each in annotations], bool)
     kinds = rule.of_objects(classes.numpy(), visible)[owner[best].numpy()]
     errors = coordinate_distances(
-        pred[best], nocs.permute(0, 3, 1, 2), common, torch.from_numpy(kinds)
+        pred[best], nocs.permute(0, 3, 1, 2), common, torch.from_numpy(kinds), rule.symmetries
     )
     found = ~errors.isnan()
     return {

@@ -17,7 +17,7 @@ from tabulate import tabulate
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.images import describe
 from roca_nocs.geometry.box3d import IOU_MODES
-from roca_nocs.geometry.failures import FailureReason
+from roca_nocs.geometry.failures import FailureReason, alignment_failures
 from roca_nocs.geometry.rotation import quaternion_to_matrix
 
 from .collected import (
@@ -30,7 +30,7 @@ from .collected import (
     joined,
 )
 from .nocs_coordinates import coordinate_errors
-from .nocs_metrics import HANDLE_CLASS, ROUND_CLASSES, PosedObjects, SymmetryRule
+from .nocs_metrics import HANDLE_CLASS, PosedObjects, SymmetryRule
 from .nocs_precision import (
     ANY_CENTIMETRES,
     ANY_DEGREES,
@@ -78,7 +78,9 @@ class NocsEvaluator(CollectingEvaluator):
     * ``pose_failures``: ``detections``, ``failed`` and the number by reason, as counts;
     * ``trivial_predictors``, with ``train_dataset_name``: ``<predictor>-<metric>``.
 
-    Images with an object whose pose is not annotated are left out and counted.
+    Images with an object whose pose is not annotated are left out and counted. Symmetric are the
+    classes of the metadata ``symmetries`` and, where their handle is hidden, of ``handle_class``;
+    without this metadata those of the published code, by their names.
     """
 
     def __init__(
@@ -109,11 +111,12 @@ class NocsEvaluator(CollectingEvaluator):
         self._records = {each["image_id"]: each for each in DatasetCatalog.get(dataset_name)}
         metadata = MetadataCatalog.get(dataset_name)
         self._classes = list(metadata.thing_classes)
-        self._rule = SymmetryRule.of_classes(
-            self._classes,
-            metadata.get("symmetric_classes", ROUND_CLASSES),
-            metadata.get("handle_class", HANDLE_CLASS),
-        )
+        handle_class = metadata.get("handle_class", HANDLE_CLASS)
+        symmetries = metadata.get("symmetries")
+        if symmetries is None:
+            self._rule = SymmetryRule.of_classes(self._classes, handle_class=handle_class)
+        else:
+            self._rule = SymmetryRule.of_symmetries(self._classes, symmetries, handle_class)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take one batch.
@@ -183,6 +186,9 @@ class NocsEvaluator(CollectingEvaluator):
             folder = os.path.join(self._output_dir, RESULTS_FOLDER)
             write_results(folder, records, detections, truth)
 
+        present = set(truth.categories.tolist())
+        if absent := [name for row, name in enumerate(self._classes) if row not in present]:
+            logger.info("Classes without annotations, which have no AP: %s.", ", ".join(absent))
         metrics = self._metrics(detections, truth)
         logger.info("3D boxes and poses, percent:\n%s", _table(metrics, self._classes, truth))
         metrics["pose_failures"] = _failures(results)
@@ -344,19 +350,19 @@ def _pose_name(angle: float, distance: float) -> str:
 
 def _failures(results: Sequence[ImageResult]) -> dict[str, float]:
     """Number of detections, of those without a pose, and of these by reason."""
-    reasons = joined(results, "reasons", ()).astype(np.int64)
-    valid = joined(results, "valid", ()).astype(bool)
-    counts = Counter(FailureReason(value).name for value in reasons[~valid].tolist())
+    reasons = torch.from_numpy(joined(results, "reasons", ()).astype(np.int64))
+    failures = alignment_failures(reasons)
+    counts = Counter(failure.reason.name for failure in failures)
     found = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     logger.info(
         "Detections without a pose: %d of %d%s",
-        int((~valid).sum()),
-        len(valid),
+        len(failures),
+        len(reasons),
         f" ({found})" if found else "",
     )
     return {
-        "detections": len(valid),
-        "failed": int((~valid).sum()),
+        "detections": len(reasons),
+        "failed": len(failures),
         **{reason.name: counts[reason.name] for reason in FailureReason if reason != 0},
     }
 

@@ -77,7 +77,7 @@ def find_pairs(pred: PosedObjects, gt: PosedObjects, rule: SymmetryRule) -> Pair
     kept = pred.posed[first] & gt.posed[second]
     first, second = first[kept], second[kept]
     kinds = rule.of_objects(gt.categories, gt.handle_visible)[second]
-    degrees, centimetres = pose_errors(take(pred, first), take(gt, second), kinds)
+    degrees, centimetres = pose_errors(take(pred, first), take(gt, second), kinds, rule.symmetries)
     return Pairs(first, second, kinds, degrees, centimetres, ranks)
 
 
@@ -148,7 +148,9 @@ def pose_precision(
     iou, matched = {}, {}
     everything = np.ones(len(pred), bool), np.ones(len(gt), bool)
     for mode in modes:
-        overlaps = box_overlaps(take(pred, pairs.pred), take(gt, pairs.gt), pairs.kinds, mode)
+        overlaps = box_overlaps(
+            take(pred, pairs.pred), take(gt, pairs.gt), pairs.kinds, mode, rule.symmetries
+        )
         hits = np.zeros((len(iou_thresholds), len(pred)), bool)
         for row, threshold in zip(hits, iou_thresholds, strict=True):
             row[:] = pairs.match(overlaps > threshold, -overlaps) >= 0

@@ -50,6 +50,7 @@ def elementwise_iou(
     *,
     mode: str,
     symmetric: torch.Tensor | None = None,
+    turns: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Intersection over union of pairs of boxes (Wang et al., CVPR 2019, and its corrections).
 
@@ -58,9 +59,9 @@ def elementwise_iou(
         pose: (..., 4, 4).
         other_extents, other_pose: of the boxes that they are compared with.
         mode: one of ``IOU_MODES``.
-        symmetric: (...) bool, pairs whose result is the largest over the 20 rotations of the first
-            box by 2 pi i / 20 about its own y axis. As in the published code a NaN never is the
-            largest, and the maximum starts at 0.
+        symmetric: (...) bool, pairs whose result is the largest over the turns of the first box.
+            As in the published code a NaN never is the largest, and the maximum starts at 0.
+        turns: (K, 3, 3), rotations of the first box in its own frame; None: by 2 pi i / 20 about y.
 
     Returns:
         (...), in [0, 1]; NaN is possible in mode ``nocs`` only, for pairs that are not symmetric.
@@ -84,22 +85,27 @@ def elementwise_iou(
     ]
     result = _iou(mode, *boxes)
     if symmetric is not None:
+        if turns is None:
+            turns = axis_rotations("y", NUM_TURNS)
         pairs = symmetric.expand(shape).flatten().nonzero().squeeze(1)
-        chunks = pairs.split(_TURNED_PAIRS_PER_CHUNK // NUM_TURNS)
-        best = [_largest_of_turns(mode, *(part[chunk] for part in boxes)) for chunk in chunks]
+        chunks = pairs.split(max(_TURNED_PAIRS_PER_CHUNK // len(turns), 1))
+        best = [
+            _largest_of_turns(mode, turns, *(part[chunk] for part in boxes)) for chunk in chunks
+        ]
         result = result.index_put((pairs,), torch.cat(best))
     return result.reshape(shape)
 
 
 def _largest_of_turns(
     mode: str,
+    rotations: torch.Tensor,
     extents: torch.Tensor,
     pose: torch.Tensor,
     other_extents: torch.Tensor,
     other_pose: torch.Tensor,
 ) -> torch.Tensor:
-    turns = torch.eye(4, dtype=pose.dtype, device=pose.device).repeat(NUM_TURNS, 1, 1)
-    turns[:, :3, :3] = axis_rotations("y", NUM_TURNS)
+    turns = torch.eye(4, dtype=pose.dtype, device=pose.device).repeat(len(rotations), 1, 1)
+    turns[:, :3, :3] = rotations
     turned = (pose[:, None, :, :, None] * turns[:, None]).sum(dim=-2)
     shape = turned.shape[:2]
     iou = _iou(

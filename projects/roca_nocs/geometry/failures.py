@@ -1,4 +1,9 @@
-"""Failures that ordinary data cause: kept as values and counted, never warned about."""
+"""Failures that ordinary data cause: kept as values and counted, never raised or warned about.
+
+Batched functions give ``reasons``, so that one instance does not take the others with it. Losses
+leave such instances out and count them; a model keeps them in its output, and whoever reports them
+(evaluators, results on disk) names them by :func:`alignment_failures`. Any exception is a defect.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +27,6 @@ class FailureReason(IntEnum):
     DEGENERATE_GEOMETRY = 7
     RANSAC_NO_CONSENSUS = 8
     DEGENERATE_LOSS = 9
-
-
-class ExpectedFailure(RuntimeError):
-    """A whole computation has no answer; any other error is a defect and must pass through.
-
-    Raised by the geometry alone and caught where losses are put together and where a model
-    predicts. Batched functions give ``reasons`` instead, so that one instance does not take the
-    others with it.
-
-    Attributes:
-        reason: to count by.
-    """
-
-    def __init__(self, reason: FailureReason, message: str = "") -> None:
-        super().__init__(f"{reason.name}: {message}" if message else reason.name)
-        self.reason = reason
 
 
 @dataclass(frozen=True)

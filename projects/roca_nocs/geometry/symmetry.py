@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -73,16 +74,80 @@ def axis_rotations(axis: str | Sequence[float], count: int) -> torch.Tensor:
     Raises:
         ValueError: no such axis, or a count below 1.
     """
+    direction = axis_direction(axis)
+    if count < 1:
+        raise ValueError(f"the number of rotations about an axis is {count}; expected at least 1")
+    angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
+    return roma.rotvec_to_rotmat(angles[:, None] * direction)
+
+
+def axis_direction(axis: str | Sequence[float]) -> torch.Tensor:
+    """Unit vector (3,) float64 of an axis, see :func:`axis_rotations`.
+
+    Raises:
+        ValueError: no such axis.
+    """
     if isinstance(axis, str) and axis not in _AXES:
         raise ValueError(f"axis is {axis!r}; expected one of {list(_AXES)} or three numbers")
     numbers = _AXES[axis] if isinstance(axis, str) else axis
     direction = torch.tensor(list(numbers), dtype=torch.float64)
     if direction.shape != (3,) or not 0 < direction.norm() < math.inf:
         raise ValueError(f"axis is {axis!r}; expected 'x', 'y', 'z' or three numbers, not all 0")
-    if count < 1:
-        raise ValueError(f"the number of rotations about an axis is {count}; expected at least 1")
-    angles = torch.arange(count, dtype=torch.float64) * (2 * math.pi / count)
-    return roma.rotvec_to_rotmat(angles[:, None] * direction / direction.norm())
+    return direction / direction.norm()
+
+
+@dataclass(frozen=True)
+class RotationalSymmetry:
+    """An object looks the same after rotations about one axis through the model's origin.
+
+    Attributes:
+        axis: see :func:`axis_rotations`.
+        order: n for the rotations 2 pi k / n; infinite for all angles.
+    """
+
+    axis: str | tuple[float, ...]
+    order: float
+
+    @property
+    def continuous(self) -> bool:
+        """Whether all angles belong to it."""
+        return math.isinf(self.order)
+
+    def rotations(self, samples: int) -> torch.Tensor:
+        """(K, 3, 3) float64, the identity first; ``samples`` of them stand for all angles."""
+        return axis_rotations(self.axis, samples if self.continuous else int(self.order))
+
+
+def read_symmetry(name: str, entry: Mapping[str, Any]) -> RotationalSymmetry:
+    """The symmetry of a class from an entry of ``symmetries``, see :func:`class_rotations`.
+
+    Raises:
+        ValueError: a field is unknown or missing, or a value is wrong; names the class.
+    """
+    try:
+        if "axis" not in entry or "order" not in entry or set(entry) - _FIELDS:
+            raise ValueError(f"it has the fields {sorted(entry)}; expected axis, order, [samples]")
+        axis, order = entry["axis"], float(entry["order"])
+        if not ((math.isinf(order) and order > 0) or order == int(order)):
+            raise ValueError(f"order is {entry['order']!r}; expected a whole number or inf")
+        symmetry = RotationalSymmetry(axis if isinstance(axis, str) else tuple(axis), order)
+        symmetry.rotations(int(entry.get("samples", 1)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"symmetry of {name!r}: {error}") from error
+    return symmetry
+
+
+def check_symmetries(classes: Sequence[str], symmetries: Mapping[str, Any]) -> None:
+    """Check that each entry belongs to a class.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if unknown := sorted(set(symmetries) - set(classes)):
+        raise ValueError(
+            f"symmetries are given for {unknown}, which are no classes of the dataset; its classes "
+            f"are {list(classes)}"
+        )
 
 
 def class_rotations(
@@ -106,14 +171,12 @@ def class_rotations(
     Raises:
         ValueError: an unknown class or field, or a wrong value; names the class.
     """
-    if unknown := sorted(set(symmetries) - set(classes)):
-        raise ValueError(
-            f"symmetries are given for {unknown}, which are no classes of the dataset; its classes "
-            f"are {list(classes)}"
-        )
+    check_symmetries(classes, symmetries)
     with torch.device("cpu"):  # also where a model is built without memory
         groups = [
-            _group(name, symmetries[name], samples)
+            read_symmetry(name, symmetries[name]).rotations(
+                int(symmetries[name].get("samples", samples))
+            )
             if name in symmetries
             else axis_rotations("y", 1)
             for name in classes
@@ -121,17 +184,3 @@ def class_rotations(
         identity = torch.eye(3, dtype=torch.float64)
         offsets = pad_sequence([group - identity for group in groups], batch_first=True)
         return (offsets + identity).float()
-
-
-def _group(name: str, entry: Mapping[str, Any], samples: int) -> torch.Tensor:
-    try:
-        if "axis" not in entry or "order" not in entry or set(entry) - _FIELDS:
-            raise ValueError(f"it has the fields {sorted(entry)}; expected axis, order, [samples]")
-        order = float(entry["order"])
-        if math.isinf(order) and order > 0:
-            return axis_rotations(entry["axis"], int(entry.get("samples", samples)))
-        if order != int(order):
-            raise ValueError(f"order is {entry['order']!r}; expected a whole number or inf")
-        return axis_rotations(entry["axis"], int(order))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"symmetry of {name!r}: {error}") from error

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from scipy.ndimage import distance_transform_edt
 
 from roca_nocs.geometry.cuboids import alpha_from_rotation_y, yaw_from_rotation
-from roca_nocs.geometry.failures import FailureReason
+from roca_nocs.geometry.failures import alignment_failures
 from roca_nocs.geometry.rotation import matrix_to_quaternion, quaternion_to_matrix
 
 CadKey = tuple[str, str]
@@ -204,17 +204,15 @@ def _predicted_alignments(
 def _predicted_boxes(instances: Any) -> PosedBoxes | None:
     """Boxes of a monocular 3D model, or those that NOCS has fitted."""
     has_front = instances.has("pred_center_cam")
+    failures: list[str | None] = [None] * len(instances)
     if has_front:
         centers, rotations = instances.pred_center_cam, instances.pred_R
         extents = instances.pred_dimensions.flip(-1)  # width, height, length
-        failures: list[str | None] = [None] * len(instances)
     elif instances.has("pose_valid"):
         centers, rotations = instances.pred_translations, instances.pred_rotations
         extents = instances.pred_scales
-        failures = [
-            FailureReason(reason).name if reason else None
-            for reason in instances.pose_reasons.tolist()
-        ]
+        for failure in alignment_failures(instances.pose_reasons):
+            failures[failure.index] = failure.reason.name
     else:
         return None
     numbers = torch.cat([centers, rotations.flatten(1), extents], dim=1)

@@ -213,7 +213,6 @@ def _nocs(
             "model_root": Path("obj_models"),
             "model_split": split,
             "symmetries": nocs.SYMMETRIES,
-            "symmetric_classes": nocs.SYMMETRIC_CLASSES,
             "handle_class": nocs.HANDLE_CLASS,
         },
     )
