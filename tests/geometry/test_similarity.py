@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from roca_nocs.geometry import ransac, similarity
 from roca_nocs.geometry.failures import (
     AlignmentFailure,
-    ExpectedFailure,
     FailureReason,
     alignment_failures,
 )
@@ -268,7 +267,7 @@ def test_autocast_does_not_reach_the_solve() -> None:
 
 def test_unknown_rule_is_named() -> None:
     points = torch.rand(1, 5, 3)
-    with pytest.raises(ValueError, match=r"one of \['corrected', 'nocs'\], got 'official'"):
+    with pytest.raises(ValueError, match=r"one of \('corrected', 'nocs'\), got 'official'"):
         umeyama_ransac(points, points, torch.ones(1, 5, dtype=torch.bool), rule="official")
     with pytest.raises(ValueError, match="rule 'nocs' has no refinements, got 2"):
         umeyama_ransac(
@@ -282,5 +281,3 @@ def test_failures_are_listed() -> None:
         AlignmentFailure(1, FailureReason.TOO_FEW_POINTS),
         AlignmentFailure(3, FailureReason.NO_VALID_DEPTH),
     ]
-    error = ExpectedFailure(FailureReason.NO_OVERLAP, "views 3 and 4")
-    assert error.reason is FailureReason.NO_OVERLAP and str(error) == "NO_OVERLAP: views 3 and 4"

@@ -22,6 +22,7 @@ from roca_nocs.geometry.pose import rotation_error_degrees
 from roca_nocs.geometry.rotation import quaternion_to_matrix
 from roca_nocs.geometry.symmetry import symmetry_ids
 from roca_nocs.modeling.criteria.dispersion import DispersionLoss
+from roca_nocs.modeling.criteria.step_schedule import StepSchedule
 from roca_nocs.modeling.meta_arch import NocsRCNN
 from roca_nocs.modeling.roi_heads.nocs_heads import object_maps
 from roca_nocs.modeling.roi_heads.nocs_targets import NocsTargets, resample
@@ -34,6 +35,8 @@ POSE_FIELDS = ("pred_rotations", "pred_translations", "pred_scales", "pose_valid
 
 class Recorder(nn.Module):
     """A critique that keeps what it is given."""
+
+    uses_depth = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,6 +86,20 @@ def test_bins_with_offsets_train_with_all_other_losses(counts: tuple[int, ...]) 
     others = {"loss_nocs_offset", "loss_nocs_dispersion", "loss_nocs_critique"}
     assert losses.keys() == DETECTION | COORDINATES | others
     assert all((losses[name] > 0) == any(counts) for name in COORDINATES | others)
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+def test_multi_loss(offsets: bool) -> None:
+    """Cross-entropy, distance and dispersion of bins, with weights that change in steps."""
+    weight = StepSchedule([2.0, 0.0], [1])
+    model = build_nocs(
+        head={"bin_offsets": offsets},
+        loss={"distance": "l2", "distance_weight": weight},
+        dispersion=DispersionLoss(weight=weight),
+    )
+    losses, _ = train_step(model, [make_input(2)])
+    named = {"loss_nocs_distance", "loss_nocs_dispersion"}
+    assert named < losses.keys() and all(losses[name] > 0 for name in COORDINATES | named)
 
 
 def test_regions_meet_their_own_targets() -> None:
@@ -153,6 +170,19 @@ def test_outputs() -> None:
         )
     reasons = set(outputs[1]["instances"].pose_reasons.tolist())
     assert reasons <= {FailureReason.NO_VALID_DEPTH, FailureReason.TOO_FEW_POINTS}
+
+
+def test_official_alignment(embedded_names: Any) -> None:
+    """Wrong points pull on its poses, as in the official program, and not on ours."""
+    (record,) = (each for each in DatasetCatalog.get("tabletop_tiny_val")[:1])
+    mapped = NocsMapper(True, augmentations=[], depth=True)(record)
+    fits = []
+    for rule in ("corrected", "nocs"):
+        model = build_nocs(options={"alignment_rule": rule})
+        detections = annotated_detections(model, mapped)
+        detections.pred_nocs[:, :, ::3] = 0.5
+        fits.append(model._fit([detections], [mapped]))
+    assert fits[0].valid.all() and not torch.allclose(fits[0].scale, fits[1].scale, rtol=0.01)
 
 
 def test_no_detections() -> None:
@@ -244,6 +274,7 @@ def test_poses_of_perfect_predictions(embedded_names: Any, with_depth: bool) -> 
         "tabletop_r18_regression",
         "tabletop_r18_shared",
         "tabletop_r18_offset",
+        "tabletop_r18_cache",
     ],
 )
 def test_configs_train_and_infer(name: str) -> None:
@@ -253,8 +284,8 @@ def test_configs_train_and_infer(name: str) -> None:
     rotations = model.roi_heads.nocs_loss.rotations
     assert rotations.shape == (6, 1 if "nosym" in name else 6, 3, 3)
     losses, _ = train_step(model, [make_input(2), make_input(0)])
-    offsets = {"loss_nocs_offset"} if "offset" in name else set()
-    assert losses.keys() == DETECTION | COORDINATES | offsets
+    further = {"offset": {"loss_nocs_offset"}, "cache": {"loss_nocs_dispersion"}}
+    assert losses.keys() == DETECTION | COORDINATES | further.get(name.split("_")[-1], set())
     (output,) = infer(model, make_input(2))
     assert len(output["instances"]) > 0
 
@@ -264,8 +295,16 @@ def test_bad_options() -> None:
         build_nocs(num_classes=5, head={"num_classes": 6})
     with pytest.raises(ValueError, match=r"num_classes is 7, .* 7 classes and .* symmetries of 6"):
         build_nocs(num_classes=7)
-    with pytest.raises(ValueError, match=r"decodes bins by the rule 'nocs', its loss .* 'centre'"):
+    with pytest.raises(
+        ValueError, match=r"decodes bins by the rule 'nocs', its NocsLoss .* 'centre'"
+    ):
         build_nocs(head={"bin_rule": "nocs"}, loss={"bin_rule": "centre"})
+    with pytest.raises(ValueError, match="its DispersionLoss encodes them by 'ganocs'"):
+        build_nocs(dispersion=DispersionLoss(bin_rule="ganocs"))
+    with pytest.raises(ValueError, match=r"regresses: its loss is a distance already"):
+        build_nocs(head={"num_bins": 1}, loss={"distance_weight": 1.0})
+    with pytest.raises(ValueError, match="alignment_rule is 'ours'; expected one of"):
+        build_nocs(options={"alignment_rule": "ours"})
     with pytest.raises(ValueError, match="give the heads a mask branch"):
         build_nocs(mask_in_features=None)
     with pytest.raises(ValueError, match=r"input 0 \(image_0.png\) has no instances"):

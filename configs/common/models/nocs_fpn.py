@@ -2,7 +2,8 @@
 
 `nocs_head.num_bins=1` regresses. `nocs_loss.rotations` are the symmetries of the data's classes, by
 `roca_nocs.data.class_symmetries`. Published rules that differ from ours, for comparison with the
-official program: `nocs_head.bin_rule="nocs"`, `target_resample="nocs"`.
+official program: `nocs_head.bin_rule="nocs"`, `target_resample="nocs"`, `alignment_rule="nocs"`;
+docs/nocs.md lists all options.
 """
 
 from detectron2.config import LazyCall as L
@@ -16,6 +17,8 @@ from roca_nocs.modeling.roi_heads.nocs_heads import NocsROIHeads
 from .mask_rcnn_fpn import model
 
 model._target_ = NocsRCNN
+model.alignment_rule = "corrected"
+model.size_quantile = 1.0
 
 _heads = model.roi_heads
 _heads._target_ = NocsROIHeads

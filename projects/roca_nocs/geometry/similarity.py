@@ -186,7 +186,7 @@ def umeyama_ransac(
         source: (N, P, 3), e.g. NOCS coordinates.
         target: (N, P, 3).
         valid: (N, P) bool; other points may hold anything.
-        rule: ``"corrected"`` or ``"nocs"``.
+        rule: of ``ALIGNMENT_RULES``.
         refinements: rounds of re-weighted least squares at the end (:func:`robust_weights`), which
             take away the pull of the wrong points that agree by chance; only with the corrected
             rule, which has none as published.
@@ -202,7 +202,7 @@ def umeyama_ransac(
         ValueError: ``rule`` is unknown, or does not go with ``refinements``.
     """
     if rule not in _RULES:
-        raise ValueError(f"rule must be one of {sorted(_RULES)}, got {rule!r}")
+        raise ValueError(f"rule must be one of {ALIGNMENT_RULES}, got {rule!r}")
     if rule == "nocs" and refinements:
         raise ValueError(f"rule 'nocs' has no refinements, got {refinements}")
     used = _RULES[rule]
@@ -389,3 +389,4 @@ def _usable(scale: torch.Tensor) -> torch.Tensor:
 
 
 _RULES = {"corrected": _Corrected, "nocs": _Official}
+ALIGNMENT_RULES = tuple(_RULES)

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 
 from roca_nocs.geometry.box_fitting import BoxFit, fit_boxes, fit_boxes_of_known_size
 from roca_nocs.geometry.roi_grid import cell_pixels, grid_rays
+from roca_nocs.geometry.similarity import ALIGNMENT_RULES
 from roca_nocs.layers.canvas import pad_maps
 from roca_nocs.modeling.roi_heads.nocs_heads import NocsMaps
 
@@ -49,6 +50,7 @@ class NocsRCNN(GeneralizedRCNN):
         class_sizes: Callable[[], torch.Tensor] | None = None,
         mask_threshold: float = 0.5,
         size_quantile: float = 1.0,
+        alignment_rule: str = "corrected",
         **kwargs: Any,
     ) -> None:
         """
@@ -58,14 +60,21 @@ class NocsRCNN(GeneralizedRCNN):
                 image. None: no poses without depth.
             mask_threshold: probability from which a cell counts as the object's.
             size_quantile: see ``geometry.box_fitting.fit_boxes``.
+            alignment_rule: of ``geometry.similarity.ALIGNMENT_RULES``; ``"nocs"`` reproduces the
+                official alignment.
             kwargs: arguments of ``GeneralizedRCNN``.
 
         Raises:
-            ValueError: the heads have no mask branch.
+            ValueError: the heads have no mask branch, or an unknown rule.
         """
         super().__init__(**kwargs)
         if not self.roi_heads.mask_on:
             raise ValueError("poses are fitted to the cells of masks: give the heads a mask branch")
+        if alignment_rule not in ALIGNMENT_RULES:
+            raise ValueError(
+                f"alignment_rule is {alignment_rule!r}; expected one of {ALIGNMENT_RULES}"
+            )
+        self.alignment_rule = alignment_rule
         self.mask_threshold = mask_threshold
         self.size_quantile = size_quantile
         self._load_class_sizes = class_sizes
@@ -173,7 +182,12 @@ class NocsRCNN(GeneralizedRCNN):
         # Every call draws the same samples, so that an evaluation can be repeated.
         generator = torch.Generator().manual_seed(_SEED)
         fit = fit_boxes(
-            coordinates, masks, points, size_quantile=self.size_quantile, generator=generator
+            coordinates,
+            masks,
+            points,
+            size_quantile=self.size_quantile,
+            rule=self.alignment_rule,
+            generator=generator,
         )
         no_depth = torch.tensor([each is None for each in maps], device=self.device)
         rows = (no_depth & known)[images].nonzero()[:, 0]
