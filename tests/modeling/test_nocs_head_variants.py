@@ -153,7 +153,7 @@ def test_norms_of_the_official_configs_are_stored() -> None:
     assert len(names) == 3
     for path in names:
         with torch.device("meta"):
-            head = instantiate(load_config(path).model).roi_heads.nocs_head
+            head = instantiate(load_config(path).model.roi_heads.nocs_head)
         norms = [each for each in head.modules() if isinstance(each, nn.BatchNorm2d)]
         assert len(norms) == 12 and all(isinstance(each, StoredBatchNorm2d) for each in norms)
         assert all(each.weight.requires_grad and each.bias.requires_grad for each in norms)

@@ -2,7 +2,8 @@
 
 In a config::
 
-    hooks = [LazyCall(ResultsCache)(folder="output/results", iterations_per_epoch=300)]
+    cache = LazyCall(ResultsCache)(folder="output/results", iterations_per_epoch=300)
+    hooks = ListConfig([cache], flags={"allow_objects": True})
 """
 
 from __future__ import annotations
