@@ -108,6 +108,27 @@ def test_model_size(path: str, entries: int, parameters: int) -> None:
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+@pytest.mark.parametrize(
+    ("depth", "channels"),
+    [
+        (18, (128, 256, 512)),
+        (34, (128, 256, 512)),
+        (50, (512, 1024, 2048)),
+        (101, (512, 1024, 2048)),
+    ],
+)
+def test_depth_of_align_detr(depth: int, channels: tuple[int, ...]) -> None:
+    """One override is enough: the neck follows."""
+    override = f"model.backbone.stages.depth={depth}"
+    config = load_config(CONFIGS / "aligndetr/r50_12ep.py", [override])
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    assert model.neck.in_channels == channels
+    block = model.backbone.res4[0]
+    assert (tuple(block.conv1.stride) == (1, 1)) == (depth >= 50)
+    assert len(model.backbone.res4) == {18: 2, 34: 6, 50: 6, 101: 23}[depth]
+
+
 @pytest.mark.parametrize("path", [p for p in FINAL if p.parent.name == "roca"], ids=name)
 def test_parts_of_roca_fit_each_other(path: Path) -> None:
     config = load_config(path)
