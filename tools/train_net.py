@@ -69,8 +69,8 @@ def run_evaluation(config: DictConfig, model: nn.Module, *, resume: bool) -> dic
     average = None
     if train.ema.enabled:
         average = build_average(model, train.ema.decay)
-        if "ema" in loaded:
-            average.load_state_dict(loaded["ema"])
+        if "ema_state" in loaded:
+            average.load_state_dict(loaded["ema_state"])
         else:
             logger.warning("%s holds no averaged weights: its plain ones are evaluated", path)
     models = models_to_evaluate(train, model, average)
@@ -94,7 +94,7 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
         clip_norm_per_parameter=train.clip_gradients.per_parameter,
     )
     trainer = instantiate({"_target_": Trainer, **config.get("trainer", {}), **arguments})
-    states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema": average}
+    states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema_state": average}
     checkpointer = Checkpointer(model, train.output_dir, **states)
     models = models_to_evaluate(train, model, average)
     evaluation = functools.partial(evaluate, config.dataloader, models, output_dir=train.output_dir)

@@ -61,7 +61,9 @@ def results(folder: Path, name: str = "results") -> dict[str, Any]:
 def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     """Over weights, averaged weights and optimizer states of two checkpoints."""
     pairs = [
-        (first[part][key], second[part][key]) for part in ("model", "ema") for key in first[part]
+        (first[part][key], second[part][key])
+        for part in ("model", "ema_state")
+        for key in first[part]
     ]
     moments = [checkpoint["trainer"]["optimizer"]["state"] for checkpoint in (first, second)]
     pairs += [(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i]]
