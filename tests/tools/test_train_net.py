@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from engine.tiny_gan import GAMES, write_adversarial_project
 from engine.tiny_training import ROOT, run_train_net, write_project
@@ -124,6 +125,12 @@ def test_evaluation_reproduces_the_numbers(straight: Path) -> None:
     best = checkpoint(straight, "model_best")["best"]
     assert best["metric"] == "bbox/AP"
     assert returned["bbox"]["AP"] == best["value"]
+    # Weights that the training started from are not what it made of them.
+    saved = OmegaConf.load(straight / "output/config.yaml")
+    saved.train.init_checkpoint = f"{straight}/output/model_best.pth"
+    OmegaConf.save(saved, straight / "started.yaml")
+    run_here(straight / "started.yaml", "--eval-only")
+    assert results(straight) == trained
     # With --resume the newest comes first.
     assert run_here(straight / "output/config.yaml", "--eval-only", "--resume", weights)
     assert results(straight) == trained
