@@ -11,7 +11,7 @@ _TOLERANCE = 1e-3
 
 
 def check_targets(
-    counts: Sequence[int],
+    counts: Sequence[int] | np.ndarray,
     labels: np.ndarray,
     boxes: np.ndarray,
     num_classes: int,
