@@ -8,7 +8,7 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from roca_nocs.engine.config import OPTIONAL, TOP_LEVEL, check_config, load_config
 
@@ -108,6 +108,27 @@ def test_model_size(path: str, entries: int, parameters: int) -> None:
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
+@pytest.mark.parametrize(
+    ("depth", "channels"),
+    [
+        (18, (128, 256, 512)),
+        (34, (128, 256, 512)),
+        (50, (512, 1024, 2048)),
+        (101, (512, 1024, 2048)),
+    ],
+)
+def test_depth_of_align_detr(depth: int, channels: tuple[int, ...]) -> None:
+    """One override is enough: the neck follows."""
+    override = f"model.backbone.stages.depth={depth}"
+    config = load_config(CONFIGS / "aligndetr/r50_12ep.py", [override])
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    assert model.neck.in_channels == channels
+    block = model.backbone.res4[0]
+    assert (tuple(block.conv1.stride) == (1, 1)) == (depth >= 50)
+    assert len(model.backbone.res4) == {18: 2, 34: 6, 50: 6, 101: 23}[depth]
+
+
 @pytest.mark.parametrize("path", [p for p in FINAL if p.parent.name == "roca"], ids=name)
 def test_parts_of_roca_fit_each_other(path: Path) -> None:
     config = load_config(path)
@@ -180,7 +201,14 @@ def test_parts_of_align_detr_fit_each_other(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "drop"), [("12ep", 82500), ("24ep", 150000), ("36ep", 225000), ("24ep_tau3", 150000)]
+    ("epochs", "drop"),
+    [
+        ("12ep", 82500),
+        ("24ep", 150000),
+        ("36ep", 225000),
+        ("24ep_tau3", 150000),
+        ("36ep_tau3", 225000),
+    ],
 )
 def test_published_schedules_of_align_detr(epochs: str, drop: int) -> None:
     config = load_config(CONFIGS / f"aligndetr/r50_{epochs}.py")
@@ -190,6 +218,54 @@ def test_published_schedules_of_align_detr(epochs: str, drop: int) -> None:
     factors = [schedule(iteration / steps) for iteration in (0, drop - 1, drop, steps - 1)]
     assert factors == pytest.approx([1.0, 1.0, 0.1, 0.1])
     assert config.train.clip_gradients.norm == 0.1
+    assert config.train.checkpointer == {"period": 10000, "max_to_keep": 100}
+    assert config.dataloader.train.total_batch_size == config.dataloader.train.num_workers == 16
+    evaluator = config.dataloader.evaluator
+    assert evaluator.tasks == ["bbox"] and evaluator.output_dir == config.train.output_dir
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "drop", "warmup"),
+    [
+        ("detr_50ep", 50, 300000, 0),
+        ("detr_12ep_warmup", 12, 82500, 7.5),
+        ("detr_50ep_warmup", 50, 300000, 7.5),
+    ],
+)
+def test_other_schedules_of_detrex(schedule: str, epochs: int, drop: int, warmup: float) -> None:
+    steps = 7500 * epochs
+    config = OmegaConf.create({"train": {"max_iter": steps}})
+    config.schedule = LazyConfig.load(str(CONFIGS / "common/schedule.py"), schedule)
+    factor = instantiate(config.schedule)
+    found = [factor(iteration / steps) for iteration in (0, 8, drop - 1, drop, steps - 1)]
+    assert found == pytest.approx([0.001 if warmup else 1.0, 1.0, 1.0, 0.1, 0.1])
+    if warmup:
+        assert factor(5 / steps) == pytest.approx(0.001 + 0.999 * 5 / warmup)
+
+
+def test_fast_optimizer_of_align_detr() -> None:
+    """2e-4, a tenth for the backbone and for where attention samples; no decay of norms."""
+    config = load_config(CONFIGS / "aligndetr/r50_12ep.py")
+    config.optimizer = LazyConfig.load(str(CONFIGS / "common/optim.py"), "adamw_detr_fast")
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    config.optimizer.params.model = model
+    optimizer = instantiate(config.optimizer)
+    expected = dict.fromkeys(model.parameters(), (2e-4, 1e-4))
+    for module_name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            slow = "backbone" in module_name or module_name.endswith("sampling_offsets")
+            is_norm = isinstance(module, torch.nn.LayerNorm | torch.nn.GroupNorm)
+            assert not (slow and is_norm), key
+            expected[parameter] = (2e-5 if slow else 2e-4, 0.0 if is_norm else 1e-4)
+    found = {
+        parameter: (pytest.approx(group["lr"]), group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert all(found[p] == rates for p, rates in expected.items() if p.requires_grad)
+    assert set(found) == {p for p in expected if p.requires_grad}
+    assert {rates[0] for rates in expected.values()} == {2e-4, 2e-5}
 
 
 def test_saved_config_builds_the_same_align_detr(tmp_path: Path) -> None:

@@ -99,9 +99,9 @@ def load_model(args: argparse.Namespace) -> tuple[Any, nn.Module]:
     if not weights:
         raise ConfigError(f"{args.run} holds no checkpoint: train first, or give --weights")
     loaded = checkpointer.load(weights, checkpointables=[])
-    if cfg.train.ema.enabled and "ema" in loaded:
+    if cfg.train.ema.enabled and "ema_state" in loaded:
         average = build_average(model, cfg.train.ema.decay)
-        average.load_state_dict(loaded["ema"])
+        average.load_state_dict(loaded["ema_state"])
         model = average.module
     return cfg, model.eval()
 

@@ -85,12 +85,12 @@ def read_checkpoint(path: Path, *, averaged: bool) -> tuple[dict[str, torch.Tens
         raise ConfigError(f"{path} is not from a training: it does not tell its iteration")
     state = content["model"]
     if averaged:
-        if "ema" not in content:
+        if "ema_state" not in content:
             raise ConfigError(f"{path} holds no averaged weights, although train.ema is enabled")
         prefix = "module."
         state = {
             name.removeprefix(prefix): tensor
-            for name, tensor in content["ema"].items()
+            for name, tensor in content["ema_state"].items()
             if name.startswith(prefix)
         }
     return state, content["iteration"] + 1

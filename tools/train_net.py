@@ -54,12 +54,12 @@ def models_to_evaluate(
     return {"": average.module} | ({"raw/": model} if train.ema.evaluate_raw else {})
 
 
-def run_evaluation(config: DictConfig, model: nn.Module, *, resume: bool) -> dict[str, Any]:
-    """Evaluate `train.init_checkpoint`, or with `resume` or without that, the newest checkpoint."""
+def run_evaluation(config: DictConfig, model: nn.Module, weights: str = "") -> dict[str, Any]:
+    """Evaluate `weights`; without, the newest checkpoint, or before there is one, what the training
+    would start from."""
     train = config.train
     checkpointer = Checkpointer(model, train.output_dir, save_to_disk=False)
-    path = "" if resume else train.init_checkpoint
-    path = path or checkpointer.newest_checkpoint()
+    path = weights or checkpointer.newest_checkpoint() or train.init_checkpoint
     if not path:
         raise ConfigError(
             f"--eval-only: there is no checkpoint in {train.output_dir}; "
@@ -69,8 +69,8 @@ def run_evaluation(config: DictConfig, model: nn.Module, *, resume: bool) -> dic
     average = None
     if train.ema.enabled:
         average = build_average(model, train.ema.decay)
-        if "ema" in loaded:
-            average.load_state_dict(loaded["ema"])
+        if "ema_state" in loaded:
+            average.load_state_dict(loaded["ema_state"])
         else:
             logger.warning("%s holds no averaged weights: its plain ones are evaluated", path)
     models = models_to_evaluate(train, model, average)
@@ -94,7 +94,7 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
         clip_norm_per_parameter=train.clip_gradients.per_parameter,
     )
     trainer = instantiate({"_target_": Trainer, **config.get("trainer", {}), **arguments})
-    states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema": average}
+    states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema_state": average}
     checkpointer = Checkpointer(model, train.output_dir, **states)
     models = models_to_evaluate(train, model, average)
     evaluation = functools.partial(evaluate, config.dataloader, models, output_dir=train.output_dir)
@@ -138,8 +138,12 @@ def main(args: argparse.Namespace) -> Trainer | dict[str, Any]:
     default_setup(config, args)
     setup_logger(config.train.output_dir, distributed_rank=comm.get_rank(), name="roca_nocs")
     model = instantiate(config.model).to(config.train.device)
-    run = run_evaluation if args.eval_only else run_training
-    return run(config, model, resume=args.resume)
+    if not args.eval_only:
+        return run_training(config, model, resume=args.resume)
+    # What a config names is what its training starts from; what the command line names is meant.
+    named = any(option.startswith("train.init_checkpoint=") for option in args.opts)
+    weights = config.train.init_checkpoint if named and not args.resume else ""
+    return run_evaluation(config, model, weights)
 
 
 if __name__ == "__main__":

@@ -43,5 +43,9 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
+    evaluator=L(COCOEvaluator)(
+        dataset_name="${..test.dataset.names}",
+        tasks=("bbox",),
+        output_dir="${train.output_dir}",
+    ),
 )

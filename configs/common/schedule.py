@@ -34,6 +34,25 @@ detr = L(multi_step)(
     warmup=0,
 )
 
+# The others of detrex, for 375000 iterations and with a warm-up of a thousandth of an epoch.
+detr_50ep = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[300000],  # after 40 epochs
+    warmup=0,
+)
+
+detr_12ep_warmup = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[82500],
+    warmup=7.5,
+)
+
+detr_50ep_warmup = L(multi_step)(
+    max_iter="${train.max_iter}",
+    milestones=[300000],
+    warmup=7.5,
+)
+
 # One rate, which the stages of the official training of NOCS each have.
 constant = L(multi_step)(
     max_iter="${train.max_iter}",

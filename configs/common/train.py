@@ -7,6 +7,7 @@ train = dict(
     seed=-1,
     device=None,
     max_iter=90000,
+    fast_dev_run=dict(enabled=False),
     accumulation_steps=1,
     amp=dict(enabled=False, dtype="float16"),
     clip_gradients=dict(norm=None, value=None, per_parameter=False),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from detectron2.config import LazyConfig
+from detectron2.config import LazyConfig, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from roca_nocs.engine.config import ConfigError, check_config, check_datasets, load_config
 from roca_nocs.engine.launch import argument_parser, resolve_device, start
@@ -47,6 +47,37 @@ def test_misspelt_override(override: str, closest: str) -> None:
         f"override '{override}': {CONFIG} has no key '{key}'. Did you mean '{closest}'? "
         f"To add a new key write +{override}"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "ours"),
+    [
+        ("train.clip_grad.params.max_norm=1", "train.clip_gradients.norm"),
+        ("+train.clip_grad=1", "train.clip_gradients.norm"),
+        ("train.model_ema.enabled=True", "train.ema"),
+        ("model.device=cpu", "train.device"),
+        ("model.transformer.decoder.return_intermediate=True", "model.aux_loss"),
+    ],
+)
+def test_keys_of_detrex_are_explained(override: str, ours: str) -> None:
+    with pytest.raises(ConfigError, match=rf" of detrex is here {ours}"):
+        load_config(CONFIG, [override])
+
+
+def test_fast_dev_run(tmp_path: Path) -> None:
+    file = CONFIG.parents[1] / "aligndetr/r50_12ep.py"
+    config = load_config(file, ["train.fast_dev_run.enabled=True"])
+    for each in (config, load_config(_saved(config, tmp_path))):
+        settings = each.train.max_iter, each.train.eval_period, each.train.log_period
+        assert settings == (20, 10, 1)
+        # The rate falls after 11 of 12 parts, as in the whole training.
+        schedule = instantiate(each.lr_multiplier)
+        assert schedule(18 / 20) == 1 and schedule(19 / 20) == pytest.approx(0.1)
+
+
+def _saved(config: DictConfig, folder: Path) -> Path:
+    LazyConfig.save(config, str(folder / "config.yaml"))
+    return folder / "config.yaml"
 
 
 @pytest.mark.parametrize("override", ["--resume", "train.max_iter", "train.max_iter=[1"])

@@ -56,6 +56,13 @@ def test_position_does_not_depend_on_padding() -> None:
     torch.testing.assert_close(PositionEmbeddingSine(8)(mask)[:, :, :5, :4], alone)
 
 
+def test_scale_of_positions() -> None:
+    mask = torch.zeros(1, 1, 4, dtype=torch.bool)
+    embedding = PositionEmbeddingSine(2, scale=3.0, eps=1.0)(mask)
+    x = (torch.arange(4) + 0.5) / (4 + 1) * 3
+    torch.testing.assert_close(embedding[0, 2, 0], x.sin())
+
+
 def test_blocks_of_a_box_embedding() -> None:
     box = torch.tensor([0.1, 0.2, 0.3, 0.4])
     embedding = sine_box_embedding(box, 2).view(4, 2)

@@ -329,36 +329,3 @@ def test_initial_predictions() -> None:
     with torch.no_grad():
         nothing = model.class_embed[0](torch.zeros(model.transformer.embed_dim)).sigmoid()
     torch.testing.assert_close(nothing, torch.full((NUM_CLASSES,), 0.2))
-
-
-@pytest.mark.parametrize(
-    ("part", "key", "value", "message"),
-    [
-        ("neck", "in_features", ["res3", "res4", "p6"], r"neck.in_features \['p6'\]"),
-        ("neck", "in_channels", [16, 24, 99], r"neck.in_channels: \(16, 24, 99\)"),
-        ("neck", "in_channels", [16, 24], "one number for each"),
-        ("neck", "num_outs", 2, "num_outs=2"),
-        ("neck", "num_outs", 5, "neck.num_outs: 5"),
-        ("position_embedding", "num_pos_feats", 6, "2 .* 12 does not fit"),
-        ("position_embedding", "num_pos_feats", 7, "even number"),
-        ("transformer", "two_stage_num_proposals", 9, "two_stage_num_proposals: 9"),
-        ("transformer", "decoder.embed_dim", 32, "16 and 32"),
-    ],
-)
-def test_parts_that_do_not_fit(part: str, key: str, value: Any, message: str) -> None:
-    config = tiny_config()
-    node = config[part]
-    *path, last = key.split(".")
-    for name in path:
-        node = node[name]
-    node[last] = value
-    with pytest.raises(ValueError, match=message):
-        instantiate(config)
-
-
-def test_number_of_heads() -> None:
-    """Heads are counted when they are attached."""
-    decoder = build_align_detr().transformer.decoder
-    heads = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
-    with pytest.raises(ValueError, match="2 decoder layers need 3 heads, got 2"):
-        decoder.attach_heads(heads, heads)

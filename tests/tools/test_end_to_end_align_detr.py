@@ -89,12 +89,12 @@ def test_coco_folder(tmp_path: Path) -> None:
 
     # Heads are stored under both of their names, and averaged once.
     stored = torch.load(output / "model_final.pth", weights_only=True)
-    for state, prefix in ((stored["model"], ""), (stored["ema"], "module.")):
+    for state, prefix in ((stored["model"], ""), (stored["ema_state"], "module.")):
         for name in ("class_embed.0.weight", "bbox_embed.2.layers.1.bias"):
             other = f"{prefix}transformer.decoder.{name}"
             assert torch.equal(state[f"{prefix}{name}"], state[other])
     assert not torch.equal(
-        stored["model"]["class_embed.0.weight"], stored["ema"]["module.class_embed.0.weight"]
+        stored["model"]["class_embed.0.weight"], stored["ema_state"]["module.class_embed.0.weight"]
     )
 
     train_net(tmp_path / "datasets", output / "config.yaml", "--eval-only")

@@ -44,7 +44,7 @@ def project(tmp_path: Path) -> tuple[Path, Path]:
     average = build_average(model, 0.9)
     with torch.no_grad():
         average.module.label.bias.fill_(0.75)
-    Checkpointer(model, str(run), ema=average).save("model_0000007", iteration=7)
+    Checkpointer(model, str(run), ema_state=average).save("model_0000007", iteration=7)
     (run / "results.json").write_text(json.dumps(RESULTS))
     return config, run
 
@@ -100,7 +100,7 @@ def test_subnormal_numbers_are_noted(
 ) -> None:
     file = project[1] / "model_0000007.pth"
     content = torch.load(file, weights_only=True)
-    content["ema"]["module.box.weight"].fill_(1e-6)
+    content["ema_state"]["module.box.weight"].fill_(1e-6)
     torch.save(content, file)
     export(project, tmp_path / "tiny.safetensors")
     printed = capsys.readouterr().out
@@ -124,14 +124,18 @@ def test_mistakes(project: tuple[Path, Path], tmp_path: Path) -> None:
     changed = tmp_path / "changed.pth"
     chosen = ["--checkpoint", str(changed), *results]
     for message, change in {
-        "tensor box.bias does not fit into half": {"ema": {"module.box.bias": torch.ones(4) * 7e4}},
-        "1 of another shape: box.bias": {"ema": {"module.box.bias": torch.ones(3)}},
-        "1 unexpected: extra": {"ema": {"module.extra": torch.ones(3)}},
+        "tensor box.bias does not fit into half": {
+            "ema_state": {"module.box.bias": torch.ones(4) * 7e4}
+        },
+        "1 of another shape: box.bias": {"ema_state": {"module.box.bias": torch.ones(3)}},
+        "1 unexpected: extra": {"ema_state": {"module.extra": torch.ones(3)}},
     }.items():
-        torch.save({**content, "ema": {**content["ema"], **change["ema"]}}, changed)
+        torch.save(
+            {**content, "ema_state": {**content["ema_state"], **change["ema_state"]}}, changed
+        )
         with pytest.raises(SystemExit, match=message):
             export(project, output, *chosen)
-    torch.save({key: value for key, value in content.items() if key != "ema"}, changed)
+    torch.save({key: value for key, value in content.items() if key != "ema_state"}, changed)
     with pytest.raises(SystemExit, match="holds no averaged weights"):
         export(project, output, *chosen)
     changed.write_bytes(file.read_bytes()[:-100])

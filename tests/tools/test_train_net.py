@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from engine.tiny_gan import GAMES, write_adversarial_project
 from engine.tiny_training import ROOT, run_train_net, write_project
@@ -61,7 +62,9 @@ def results(folder: Path, name: str = "results") -> dict[str, Any]:
 def largest_difference(first: dict[str, Any], second: dict[str, Any]) -> float:
     """Over weights, averaged weights and optimizer states of two checkpoints."""
     pairs = [
-        (first[part][key], second[part][key]) for part in ("model", "ema") for key in first[part]
+        (first[part][key], second[part][key])
+        for part in ("model", "ema_state")
+        for key in first[part]
     ]
     moments = [checkpoint["trainer"]["optimizer"]["state"] for checkpoint in (first, second)]
     pairs += [(moments[0][i][key], moments[1][i][key]) for i in moments[0] for key in moments[0][i]]
@@ -122,6 +125,12 @@ def test_evaluation_reproduces_the_numbers(straight: Path) -> None:
     best = checkpoint(straight, "model_best")["best"]
     assert best["metric"] == "bbox/AP"
     assert returned["bbox"]["AP"] == best["value"]
+    # Weights that the training started from are not what it made of them.
+    saved = OmegaConf.load(straight / "output/config.yaml")
+    saved.train.init_checkpoint = f"{straight}/output/model_best.pth"
+    OmegaConf.save(saved, straight / "started.yaml")
+    run_here(straight / "started.yaml", "--eval-only")
+    assert results(straight) == trained
     # With --resume the newest comes first.
     assert run_here(straight / "output/config.yaml", "--eval-only", "--resume", weights)
     assert results(straight) == trained

@@ -11,6 +11,7 @@ from detectron2.modeling.backbone.resnet import BasicStem
 
 from roca_nocs.layers.neck import ChannelMapper
 from roca_nocs.layers.position import PositionEmbeddingSine
+from roca_nocs.modeling.backbone.resnet_stages import torchvision_stages
 from roca_nocs.modeling.criteria import AlignDETRCriterion, MixedMatcher
 from roca_nocs.modeling.meta_arch import AlignDETR
 from roca_nocs.modeling.transformer.align_detr_transformer import AlignDETRTransformer
@@ -20,7 +21,7 @@ from roca_nocs.modeling.transformer.encoder import DeformableEncoder
 model = L(AlignDETR)(
     backbone=L(ResNet)(
         stem=L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN"),
-        stages=L(ResNet.make_default_stages)(depth=50, stride_in_1x1=False, norm="${..stem.norm}"),
+        stages=L(torchvision_stages)(depth=50, norm="${..stem.norm}"),
         out_features=["res3", "res4", "res5"],
         freeze_at=1,
     ),
@@ -32,7 +33,7 @@ model = L(AlignDETR)(
     ),
     neck=L(ChannelMapper)(
         in_features="${..backbone.out_features}",
-        in_channels=[512, 1024, 2048],
+        in_channels=None,  # those of the backbone
         out_channels="${..embed_dim}",
         num_outs="${..transformer.num_feature_levels}",
         kernel_size=1,
@@ -63,6 +64,7 @@ model = L(AlignDETR)(
         ),
         num_feature_levels=4,
         two_stage_num_proposals="${..num_queries}",
+        learnt_init_query=True,
     ),
     embed_dim=256,
     num_classes=80,
@@ -82,9 +84,7 @@ model = L(AlignDETR)(
         tau=1.5,
         alpha=0.25,
         gamma=2.0,
-        weight_class=1.0,
-        weight_bbox=5.0,
-        weight_giou=2.0,
+        weight_dict=dict(loss_class=1.0, loss_bbox=5.0, loss_giou=2.0),
         two_stage_binary_cls=False,
         cls_loss="ia_bce",
     ),

@@ -44,6 +44,15 @@ OPTIONAL = {
 """What a config file may define."""
 
 
+_RENAMED = {
+    "train.clip_grad": "train.clip_gradients.norm (null for no clipping)",
+    "train.model_ema": "train.ema",
+    "model.device": "train.device",
+    "return_intermediate": "model.aux_loss: all layers of a decoder are always returned",
+}
+"""What keys of detrex's configs are called here; dotted names, also of any node above."""
+
+
 class ConfigError(ValueError):
     """A config, or an override, that cannot be run; the message names file and key."""
 
@@ -59,6 +68,11 @@ class _Ddp:
     broadcast_buffers: bool
     find_unused_parameters: bool
     fp16_compression: bool
+
+
+@dataclasses.dataclass
+class _FastDevRun:
+    enabled: bool  # 20 iterations, evaluation every 10, logs of each; schedules shrink with it
 
 
 @dataclasses.dataclass
@@ -104,6 +118,7 @@ class TrainSettings:
     seed: int  # negative for a random one
     device: str | None  # None takes the GPU if there is one, unless --num-gpus is 0
     max_iter: int
+    fast_dev_run: _FastDevRun
     accumulation_steps: int  # parts that a batch is split into to save memory
     amp: _Amp
     clip_gradients: _ClipGradients
@@ -130,6 +145,10 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> DictConfig:
     _check_overrides(config, overrides, file)
     config = LazyConfig.apply_overrides(config, list(overrides))
     check_config(config, file)
+    if config.train.fast_dev_run.enabled:
+        # Milestones and warm-up are those of the whole training, relative to its length.
+        OmegaConf.resolve(config.lr_multiplier)
+        config.train.update(max_iter=20, eval_period=10, log_period=1)
     return config
 
 
@@ -162,8 +181,8 @@ def _check_settings(node: Any, schema: type, prefix: str, file: str | Path) -> N
     for key in node:
         if key not in fields:
             raise ConfigError(
-                f"{file}: unknown key {prefix}.{key}.{_closest(key, fields)} Known are "
-                f"{', '.join(fields)}"
+                f"{file}: unknown key {prefix}.{key}.{_hint(f'{prefix}.{key}', key, fields)} "
+                f"Known are {', '.join(fields)}"
             )
     if missing := [f"{prefix}.{key}" for key in fields if key not in node]:
         raise ConfigError(
@@ -180,6 +199,14 @@ def _check_settings(node: Any, schema: type, prefix: str, file: str | Path) -> N
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{file}: {prefix}.{error.full_key}: {reason}") from error
+
+
+def _hint(full_key: str, key: str, known: Iterable[str]) -> str:
+    """What a key of detrex is called here, else a similar name that is known."""
+    for name, ours in _RENAMED.items():
+        if f".{name}." in f".{full_key}.":
+            return f" {name} of detrex is here {ours}."
+    return _closest(key, known)
 
 
 def _closest(key: str, known: Iterable[str]) -> str:
@@ -202,7 +229,7 @@ def _check_overrides(config: DictConfig, overrides: Sequence[str], file: str | P
             continue
         raise ConfigError(
             f"override {override.input_line!r}: {file} has no key {key!r}."
-            f"{_closest(key, _all_keys(config))} To add a new key write +{override.input_line}"
+            f"{_hint(key, key, _all_keys(config))} To add a new key write +{override.input_line}"
         )
 
 

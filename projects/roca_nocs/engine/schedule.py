@@ -16,7 +16,7 @@ from fvcore.common.param_scheduler import (
 __all__ = ["flat_cosine", "multi_step"]
 
 
-def _with_warmup(schedule: ParamScheduler, iterations: int, max_iter: int) -> ParamScheduler:
+def _with_warmup(schedule: ParamScheduler, iterations: float, max_iter: int) -> ParamScheduler:
     """Rise linearly from 0.001 of the schedule's start during the first iterations."""
     return WarmupParamScheduler(
         schedule, warmup_factor=0.001, warmup_length=min(iterations / max_iter, 1.0)
@@ -43,7 +43,7 @@ def flat_cosine(
 
 
 def multi_step(
-    max_iter: int, *, milestones: Sequence[int], warmup: int = 1000, gamma: float = 0.1
+    max_iter: int, *, milestones: Sequence[int], warmup: float = 1000, gamma: float = 0.1
 ) -> ParamScheduler:
     """Linear warm-up, then 1, multiplied by `gamma` at each milestone.
 

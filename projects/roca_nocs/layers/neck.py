@@ -19,7 +19,7 @@ class ChannelMapper(nn.Module):
     def __init__(
         self,
         in_features: Sequence[str],
-        in_channels: Sequence[int],
+        in_channels: Sequence[int] | None,
         out_channels: int = 256,
         num_outs: int = 4,
         kernel_size: int = 1,
@@ -28,7 +28,8 @@ class ChannelMapper(nn.Module):
         """
         Args:
             in_features: names of the backbone's features, from fine to coarse.
-            in_channels: their channels.
+            in_channels: their channels; None if :meth:`set_in_channels` is to follow, by a model
+                that knows its backbone.
             out_channels: channels of all levels.
             num_outs: number of levels, at least that of the features; each extra one halves the
                 resolution.
@@ -40,26 +41,41 @@ class ChannelMapper(nn.Module):
         """
         super().__init__()
         self.in_features = tuple(in_features)
-        self.in_channels = tuple(in_channels)
+        self.in_channels: tuple[int, ...] | None = None
         self.out_channels = out_channels
         self.num_outs = num_outs
+        self.kernel_size = kernel_size
+        self.num_groups = num_groups
+        if num_outs < len(self.in_features):
+            raise ValueError(
+                f"num_outs={num_outs} is less than the number of in_features {self.in_features}"
+            )
+        if in_channels is not None:
+            self.set_in_channels(in_channels)
+
+    def set_in_channels(self, in_channels: Sequence[int]) -> None:
+        """Make the convolutions.
+
+        Args:
+            in_channels: channels of each of ``in_features``.
+
+        Raises:
+            ValueError: another number of them.
+        """
+        self.in_channels = tuple(in_channels)
         if len(self.in_channels) != len(self.in_features) or not self.in_features:
             raise ValueError(
                 f"in_channels {self.in_channels} must have one number for each of in_features "
                 f"{self.in_features}"
             )
-        if num_outs < len(self.in_features):
-            raise ValueError(
-                f"num_outs={num_outs} is less than the number of in_features {self.in_features}"
-            )
         self.convs = nn.ModuleList(
-            _ConvNorm(channels, out_channels, kernel_size, 1, num_groups)
+            _ConvNorm(channels, self.out_channels, self.kernel_size, 1, self.num_groups)
             for channels in self.in_channels
         )
-        extra = num_outs - len(self.in_features)
-        before = [self.in_channels[-1], *[out_channels] * (extra - 1)][:extra]
+        extra = self.num_outs - len(self.in_features)
+        before = [self.in_channels[-1], *[self.out_channels] * (extra - 1)][:extra]
         self.extra_convs = nn.ModuleList(
-            _ConvNorm(channels, out_channels, 3, 2, num_groups) for channels in before
+            _ConvNorm(channels, self.out_channels, 3, 2, self.num_groups) for channels in before
         )
 
     def forward(self, features: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ class PositionEmbeddingSine(nn.Module):
     """Position of every cell of a padded feature map, counted inside its valid part.
 
     The coordinate of a cell is the number of valid cells above (left) of it, itself included. With
-    ``normalize`` it becomes (coordinate + offset) / (count of the column (row) + 1e-6) * 2 pi, so
+    ``normalize`` it becomes (coordinate + offset) / (count of the column (row) + eps) * scale, so
     that it does not depend on the size of the image (DETR; offset -0.5 as in Deformable DETR).
     Cells in columns or rows without any valid cell get meaningless values.
     """
@@ -27,13 +27,17 @@ class PositionEmbeddingSine(nn.Module):
         temperature: float = 10000,
         normalize: bool = True,
         offset: float = -0.5,
+        scale: float = 2 * math.pi,
+        eps: float = 1e-6,
     ) -> None:
         """
         Args:
             num_pos_feats: channels of each of the two coordinates, even.
             temperature: ratio of the longest to the shortest wavelength.
             normalize: relative to the valid part instead of in cells.
-            offset: in cells, added before normalising; unused without.
+            offset: in cells, added before normalising.
+            scale: of the normalised coordinates, radians.
+            eps: keeps the division finite. Without ``normalize`` these three are unused.
         """
         super().__init__()
         _check_even(num_pos_feats)
@@ -41,6 +45,8 @@ class PositionEmbeddingSine(nn.Module):
         self.temperature = temperature
         self.normalize = normalize
         self.offset = offset
+        self.scale = scale
+        self.eps = eps
 
     def forward(self, padding_mask: torch.Tensor) -> torch.Tensor:
         """
@@ -54,8 +60,8 @@ class PositionEmbeddingSine(nn.Module):
         y = valid.cumsum(dim=1, dtype=torch.float32)
         x = valid.cumsum(dim=2, dtype=torch.float32)
         if self.normalize:
-            y = (y + self.offset) / (y[:, -1:, :] + 1e-6) * (2 * math.pi)
-            x = (x + self.offset) / (x[:, :, -1:] + 1e-6) * (2 * math.pi)
+            y = (y + self.offset) / (y[:, -1:, :] + self.eps) * self.scale
+            x = (x + self.offset) / (x[:, :, -1:] + self.eps) * self.scale
         both = [_sine(each, self.num_pos_feats, self.temperature) for each in (y, x)]
         return torch.cat(both, dim=-1).permute(0, 3, 1, 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -198,15 +199,43 @@ def test_class_agnostic_encoder_leaves_the_targets_alone() -> None:
 
 def test_weights() -> None:
     outputs, targets = random_outputs(2, single_padding=10), random_targets([3, 5])
-    weights = {"class": 3.0, "bbox": 0.5, "giou": 7.0}
+    weights = {"loss_class": 3.0, "loss_bbox": 0.5, "loss_giou": 7.0}
+    single = {"loss_class_enc": 0.0, "loss_bbox_dn": 11.0, "loss_giou_0": 13.0}
     plain, weighted = (
-        make_criterion(**{f"weight_{name}": value for name, value in each.items()})(
-            outputs, targets
-        )
-        for each in (dict.fromkeys(weights, 1.0), weights)
+        make_criterion(weight_dict=each)(outputs, targets)
+        for each in (dict.fromkeys(weights, 1.0), weights | single)
     )
     for name, loss in weighted.items():
-        torch.testing.assert_close(loss, plain[name] * weights[name.split("_")[1]])
+        kind = "_".join(name.split("_")[:2])
+        torch.testing.assert_close(loss, plain[name] * single.get(name, weights[kind]))
+
+
+def test_weights_without_a_loss(caplog: pytest.LogCaptureFixture) -> None:
+    """Named once; published configs weigh the encoder's denoising, which no model has."""
+    weights = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_giou_dn_enc": 2.0}
+    outputs, targets = random_outputs(2, single_padding=10), random_targets([3, 5])
+    caplog.set_level(logging.WARNING)
+    make_criterion(weight_dict=weights)(outputs, targets)
+    assert not caplog.records
+    criterion = make_criterion(weight_dict=weights | {"loss_giuo": 1.0, "loss_bbox_7": 1.0})
+    for _ in range(2):
+        criterion(outputs, targets)
+    (record,) = caplog.records
+    assert "['loss_giuo', 'loss_bbox_7'] are no losses" in record.getMessage()
+
+
+def test_outputs_as_detrex_has_them() -> None:
+    outputs, targets = random_outputs(2, single_padding=10), random_targets([3, 5])
+    expected = make_criterion()(outputs, targets)
+    known = outputs.pop("dn_outputs")
+    meta = {"single_padding": known.pop("single_padding"), "dn_num": known.pop("num_groups")}
+    meta["output_known_lbs_bboxes"] = known
+    losses = make_criterion()(outputs | {"dn_meta": meta}, targets)
+    assert losses == expected
+    for none in (None, {}, {"single_padding": 0, "dn_num": 0}):
+        losses = make_criterion()(outputs | {"dn_meta": none}, targets)
+        assert losses == make_criterion()(outputs | {"dn_outputs": None}, targets)
+    assert "loss_class_dn" not in make_criterion()(outputs, targets)
 
 
 def test_perfect_boxes_have_no_box_loss() -> None:
@@ -231,6 +260,7 @@ def test_perfect_boxes_have_no_box_loss() -> None:
         ({"match_num": [1]}, "match_num must hold positive numbers"),
         ({"tau": 0.0}, "tau must be positive, got 0.0"),
         ({"cls_loss": "bce"}, "cls_loss must be one of .* got 'bce'"),
+        ({"weight_dict": {"loss_class": 1.0, "loss_bbox": 1.0}}, "weight_dict has no loss_giou"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
@@ -246,8 +276,37 @@ def test_outputs_that_do_not_fit() -> None:
     outputs["dn_outputs"]["num_groups"] = 3
     with pytest.raises(ValueError, match=r"'dn_outputs' has 20 queries in 3 groups of 10"):
         make_criterion()(outputs, targets)
-    with pytest.raises(ValueError, match="up to 11 targets in an image"):
-        make_criterion()(random_outputs(1, single_padding=10), random_targets([11]))
+    for number in (1, 3):
+        with pytest.raises(ValueError, match=rf"{number} targets for a batch of 2 images"):
+            make_criterion()(random_outputs(2), random_targets([2] * number))
+
+
+@pytest.mark.parametrize(("single_padding", "most"), [(10, 5), (11, 5)])
+def test_denoising_has_a_positive_slot_for_each_target(single_padding: int, most: int) -> None:
+    """The second half of a group are negatives, which have no target."""
+    outputs = random_outputs(1, single_padding=single_padding)
+    make_criterion()(outputs, random_targets([most]))
+    message = f"up to {most + 1} targets in an image.* the {most} positive slots"
+    with pytest.raises(ValueError, match=message):
+        make_criterion()(outputs, random_targets([most + 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value", "message"),
+    [
+        ("labels", 1, NUM_CLASSES, rf"label {NUM_CLASSES}, num_classes is {NUM_CLASSES}: labels"),
+        ("labels", 1, -1, rf"label -1, num_classes is {NUM_CLASSES}: labels count from 0"),
+        ("boxes", 0, [0.5, 0.5, -0.1, 0.2], r"its box \[0.5, 0.5, -0.1.*within \[0, 1\]"),
+        ("boxes", 0, [0.9, 0.5, 0.4, 0.2], r"its box \[0.8.*within \[0, 1\]"),
+        ("boxes", 0, [20.0, 30.0, 10.0, 10.0], r"its box \[20.0.*within \[0, 1\]"),
+        ("boxes", 0, [float("nan")] * 4, r"its box \[nan, .*within \[0, 1\]"),
+    ],
+)
+def test_impossible_targets(name: str, row: int, value: Any, message: str) -> None:
+    outputs, targets = random_outputs(3), random_targets([3, 0, 2])
+    targets[2][name][row] = torch.tensor(value)
+    with pytest.raises(ValueError, match=f"image 2 of the batch has a target of .*{message}"):
+        make_criterion()(outputs, targets)
 
 
 def test_nan_names_the_output() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +21,10 @@ from roca_nocs.modeling.criteria.ia_bce import (
 )
 from roca_nocs.modeling.criteria.matcher import Matches, MixedMatcher, Predictions, Targets
 
+logger = logging.getLogger(__name__)
+
 _CLS_LOSSES = ("ia_bce", "align", "focal")
-_LOSSES = ("loss_class", "loss_bbox", "loss_giou")
+_WEIGHTS = {"loss_class": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0}
 
 
 class _Pairs(NamedTuple):
@@ -60,9 +63,7 @@ class AlignDETRCriterion(nn.Module):
         tau: float,
         alpha: float = 0.25,
         gamma: float = 2.0,
-        weight_class: float = 1.0,
-        weight_bbox: float = 5.0,
-        weight_giou: float = 2.0,
+        weight_dict: Mapping[str, float] | None = None,
         two_stage_binary_cls: bool = False,
         cls_loss: str = "ia_bce",
     ) -> None:
@@ -75,7 +76,9 @@ class AlignDETRCriterion(nn.Module):
             tau: decay of the rank weights.
             alpha: share of the score in the quality; with "focal" the balancing factor.
             gamma: focal exponent.
-            weight_class, weight_bbox, weight_giou: factors of the three losses.
+            weight_dict: factors of ``loss_class``, ``loss_bbox`` and ``loss_giou``; 1, 5 and 2 if
+                None. A further entry with the suffix of an output, such as ``loss_giou_enc``,
+                holds for that output instead.
             two_stage_binary_cls: the encoder's output only tells objects (label 0) from background.
             cls_loss: "ia_bce"; "align", the project's own reading of the unpublished second version
                 (:func:`~roca_nocs.modeling.criteria.ia_bce.align_loss`); or "focal", the loss of
@@ -91,15 +94,19 @@ class AlignDETRCriterion(nn.Module):
             )
         if tau <= 0:
             raise ValueError(f"tau must be positive, got {tau}")
+        weight_dict = dict(_WEIGHTS if weight_dict is None else weight_dict)
+        if missing := [loss for loss in _WEIGHTS if loss not in weight_dict]:
+            raise ValueError(f"weight_dict has no {', '.join(missing)}, only {list(weight_dict)}")
         self.num_classes = num_classes
         self.matcher = matcher
         self.match_num = tuple(match_num)
         self.tau = tau
         self.alpha = alpha
         self.gamma = gamma
-        self.weights = (weight_class, weight_bbox, weight_giou)
+        self.weight_dict = weight_dict
         self.two_stage_binary_cls = two_stage_binary_cls
         self.cls_loss = cls_loss
+        self._weights_checked = False
 
     # Sizes follow the number of targets and the solver is not traceable.
     @torch.compiler.disable
@@ -116,7 +123,10 @@ class AlignDETRCriterion(nn.Module):
                   integers ``single_padding`` and ``num_groups`` of
                   :class:`~roca_nocs.modeling.transformer.denoising.DenoisingQueries`; None for a
                   batch without denoising queries, whose losses are then 0; no such key for a
-                  detector without denoising, which gets no such losses.
+                  detector without denoising, which gets no such losses;
+                - ``dn_meta`` instead of ``dn_outputs``, as detrex's DINO has it: the dict
+                  ``output_known_lbs_bboxes`` of the denoising queries, and ``single_padding`` and
+                  ``dn_num``; None, or without the first, for a batch without denoising queries.
 
                 The number of queries may differ between them.
             targets: per image ``labels`` (n,) int64 and ``boxes`` (n, 4) cxcywh in [0, 1].
@@ -127,9 +137,15 @@ class AlignDETRCriterion(nn.Module):
             The keys depend on the outputs alone, not on the targets.
 
         Raises:
-            ValueError: ``match_num``, ``num_classes`` or the targets do not fit the outputs.
+            ValueError: ``match_num``, ``num_classes`` or the targets do not fit the outputs; from
+                the matcher, a target's label or box is impossible.
             FloatingPointError: an output is NaN, from the matcher.
         """
+        if len(targets) != len(outputs["pred_logits"]):
+            raise ValueError(
+                f"{len(targets)} targets for a batch of {len(outputs['pred_logits'])} images"
+            )
+        outputs = _with_dn_outputs(outputs)
         supervised = self._supervised(outputs)
         dn_outputs = outputs.get("dn_outputs")
         denoising = {} if dn_outputs is None else _denoising(dn_outputs)
@@ -152,19 +168,41 @@ class AlignDETRCriterion(nn.Module):
             pairs = _pairs(matches, num_ranked, predictions, counts, device)
             sums = self._sums(predictions, pairs, targets)
             groups = [1] * len(supervised) + [num_groups] * len(denoising)
-            scale = sums.new_tensor([[weight / g for g in groups] for weight in self.weights])
-            values = sums * scale / average_count(int(counts.sum()), device)
+            factors = [
+                [
+                    self._weight(loss, suffix) / g
+                    for suffix, g in zip(everything, groups, strict=True)
+                ]
+                for loss in _WEIGHTS
+            ]
+            values = sums * sums.new_tensor(factors) / average_count(int(counts.sum()), device)
             losses = {
                 f"{loss}{suffix}": value
-                for loss, row in zip(_LOSSES, values, strict=True)
+                for loss, row in zip(_WEIGHTS, values, strict=True)
                 for suffix, value in zip(everything, row.unbind(), strict=True)
             }
             if "dn_outputs" in outputs and dn_outputs is None:
                 # The sum of nothing is 0 and still a function of the model's output.
                 zero = _full_precision(outputs["pred_logits"].flatten()[:0]).sum()
                 layers = ["", *(f"_{layer}" for layer in range(len(_aux(outputs))))]
-                losses |= {f"{loss}_dn{layer}": zero for loss in _LOSSES for layer in layers}
+                losses |= {f"{loss}_dn{layer}": zero for loss in _WEIGHTS for layer in layers}
+        self._check_weights(losses)
         return losses
+
+    def _weight(self, loss: str, suffix: str) -> float:
+        return self.weight_dict.get(f"{loss}{suffix}", self.weight_dict[loss])
+
+    def _check_weights(self, losses: Iterable[str]) -> None:
+        """Warn once of weights that no loss has; the keys of the losses never change."""
+        if self._weights_checked:
+            return
+        self._weights_checked = True
+        # Published configs weigh an encoder's denoising, which does not exist.
+        known = {*losses, *(f"{loss}_dn_enc" for loss in _WEIGHTS)}
+        if unknown := [name for name in self.weight_dict if name not in known]:
+            logger.warning(
+                "weight_dict: %s are no losses of this model, which has %s", unknown, [*losses]
+            )
 
     def _supervised(self, outputs: Mapping[str, Any]) -> dict[str, Predictions]:
         """The outputs that are matched, by the suffix of their losses."""
@@ -233,6 +271,18 @@ class AlignDETRCriterion(nn.Module):
         return weight
 
 
+def _with_dn_outputs(outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The outputs with ``dn_outputs`` in the place of detrex's ``dn_meta``."""
+    if "dn_meta" not in outputs:
+        return outputs
+    meta = outputs["dn_meta"] or {}
+    known = meta.get("output_known_lbs_bboxes")
+    if known is not None:
+        sizes = {"single_padding": meta["single_padding"], "num_groups": meta["dn_num"]}
+        known = {**known, **sizes}
+    return {**outputs, "dn_outputs": known}
+
+
 def _aux(outputs: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return outputs.get("aux_outputs") or []
 
@@ -252,13 +302,15 @@ def _denoising(outputs: Mapping[str, Any]) -> dict[str, Predictions]:
 def _check_denoising(
     denoising: Iterable[Predictions], counts: np.ndarray, single_padding: int, num_groups: int
 ) -> None:
+    positives = single_padding // 2
     for each in denoising:
         num_queries = each.logits.shape[1]
-        if num_queries != single_padding * num_groups or counts.max() > single_padding:
+        if num_queries != single_padding * num_groups or counts.max() > positives:
             raise ValueError(
                 f"{each.name!r} has {num_queries} queries in {num_groups} groups of "
                 f"{single_padding}, with up to {counts.max()} targets in an image: expected "
-                "num_groups * single_padding queries and no more targets than slots of a group"
+                "num_groups * single_padding queries and no more targets than the "
+                f"{positives} positive slots that a group begins with"
             )
 
 

@@ -12,6 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from roca_nocs.geometry.boxes import cxcywh_to_xyxy, elementwise_giou
+from roca_nocs.modeling.criteria.target_checks import check_targets
 
 Targets = Sequence[Mapping[str, torch.Tensor]]
 
@@ -81,7 +82,7 @@ class MixedMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, outputs: Sequence[Predictions], targets: Targets) -> Matches:
-        """Match every output with the targets; the costs of all reach the host in one copy.
+        """Match every output with the targets; all that the host needs reaches it in one copy.
 
         Args:
             outputs: the supervised outputs; the number of queries may differ between them.
@@ -92,6 +93,7 @@ class MixedMatcher(nn.Module):
 
         Raises:
             FloatingPointError: the cost of an output is NaN or infinite.
+            ValueError: a label beyond the outputs' classes, or a box that is none.
         """
         counts = np.array([len(target["labels"]) for target in targets], dtype=np.int64)
         total = int(counts.sum())
@@ -101,12 +103,17 @@ class MixedMatcher(nn.Module):
         images = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(device)
         labels = torch.cat([target["labels"] for target in targets])
         boxes = torch.cat([target["boxes"] for target in targets]).float()
+        num_classes = min(output.logits.shape[-1] for output in outputs)
+        # Whether a label is a class is known on the host, after they have been used.
+        usable = labels.clamp(0, num_classes - 1)
         with torch.autocast(device.type, enabled=False):
-            costs = [self.costs(output, images, labels, boxes).flatten() for output in outputs]
-            on_host = torch.cat(costs).cpu().numpy()
-        sizes = [total * output.logits.shape[1] for output in outputs]
+            costs = [self.costs(output, images, usable, boxes).flatten() for output in outputs]
+            on_host = torch.cat([*costs, labels.float(), boxes.flatten()]).cpu().numpy()
+        sizes = [*(total * output.logits.shape[1] for output in outputs), total]
+        *costs_on_host, known_labels, known_boxes = np.split(on_host, np.cumsum(sizes))
+        check_targets(counts, known_labels, known_boxes.reshape(total, 4), num_classes)
         pairs = []
-        for number, flat in enumerate(np.split(on_host, np.cumsum(sizes)[:-1])):
+        for number, flat in enumerate(costs_on_host):
             of_images = np.split(flat.reshape(total, -1), np.cumsum(counts)[:-1])
             for image, cost in enumerate(of_images):
                 check_finite(cost, outputs[number].name, image)

@@ -64,7 +64,10 @@ class AlignDETR(AlignDETRHead):
         """See the class."""
         images = self.preprocess_image(batched_inputs)
         if self.training:
-            targets = self.prepare_targets([x["instances"] for x in batched_inputs])
+            targets = self.prepare_targets(
+                [x["instances"] for x in batched_inputs],
+                [x.get("file_name") for x in batched_inputs],
+            )
             return self._losses(self.predict(images, targets), targets)
         outputs = self.predict(images)
         return [

@@ -16,6 +16,7 @@ from roca_nocs.geometry.boxes import inverse_sigmoid, xyxy_to_cxcywh
 from roca_nocs.layers.neck import ChannelMapper
 from roca_nocs.layers.position import PositionEmbeddingSine
 from roca_nocs.modeling.criteria.matcher import Targets
+from roca_nocs.modeling.criteria.target_checks import check_targets
 from roca_nocs.modeling.transformer.align_detr_transformer import (
     AlignDETRTransformer,
     TransformerOutput,
@@ -57,9 +58,11 @@ class AlignDETRHead(nn.Module):
         """
         Args:
             position_embedding: of ``embed_dim / 2`` channels per coordinate.
-            neck: to ``embed_dim`` channels on all levels of the transformer.
+            neck: to ``embed_dim`` channels on all levels of the transformer; without
+                ``in_channels`` it gets those of the backbone.
             transformer: see there.
-            criterion: (outputs, targets) to weighted losses.
+            criterion: (outputs, targets) to weighted losses. ``match_num`` and ``num_classes`` of
+                one that has them must fit the model.
             backbone: any; the neck names the features that are used. None for a head whose
                 features are given.
             embed_dim: E, channels of tokens and queries.
@@ -75,7 +78,10 @@ class AlignDETRHead(nn.Module):
             ValueError: parts that do not fit each other.
         """
         super().__init__()
+        if neck.in_channels is None:
+            neck.set_in_channels(_feature_channels(backbone, neck.in_features))
         _check_parts(backbone, position_embedding, neck, transformer, embed_dim, num_queries)
+        _check_criterion(criterion, transformer.decoder.num_layers, num_classes)
         if backbone is not None:
             self.backbone = backbone
         self.position_embedding = position_embedding
@@ -98,16 +104,36 @@ class AlignDETRHead(nn.Module):
         transformer.decoder.attach_heads(self.class_embed, self.bbox_embed)
         self.label_enc = nn.Embedding(num_classes, embed_dim)
 
-    def prepare_targets(self, instances: Sequence[Instances]) -> Targets:
-        """Per image ``labels`` (n,) int64 and ``boxes`` (n, 4) float32, cxcywh in [0, 1]."""
-        targets = []
+    def prepare_targets(
+        self, instances: Sequence[Instances], file_names: Sequence[str | None] | None = None
+    ) -> Targets:
+        """Targets of a batch, on the model's device.
+
+        Args:
+            instances: per image ``gt_boxes`` in pixels and ``gt_classes``.
+            file_names: of the images, for messages.
+
+        Returns:
+            Per image ``labels`` (n,) int64 and ``boxes`` (n, 4) float32, cxcywh in [0, 1].
+
+        Raises:
+            ValueError: a label beyond the classes or an impossible box, of instances that are on
+                the host; others are left to the criterion, as the device would be waited for.
+        """
+        labels = [each.gt_classes for each in instances]
+        boxes = []
         for each in instances:
-            each = each.to(self.label_enc.weight.device)
             height, width = each.image_size
             size = each.gt_boxes.tensor.new_tensor([width, height, width, height])
-            boxes = xyxy_to_cxcywh(each.gt_boxes.tensor / size)
-            targets.append({"labels": each.gt_classes, "boxes": boxes})
-        return targets
+            boxes.append(xyxy_to_cxcywh(each.gt_boxes.tensor / size))
+        if all(each.device.type == "cpu" for each in labels):
+            arrays = torch.cat(labels).numpy(), torch.cat(boxes).numpy()
+            check_targets([len(each) for each in labels], *arrays, self.num_classes, file_names)
+        device = self.label_enc.weight.device
+        return [
+            {"labels": label.to(device), "boxes": box.to(device)}
+            for label, box in zip(labels, boxes, strict=True)
+        ]
 
     def predict_from_features(
         self,
@@ -233,6 +259,16 @@ def _rows(prediction: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.T
     return {name: value[:, rows] for name, value in prediction.items()}
 
 
+def _feature_channels(backbone: Backbone | None, names: Sequence[str]) -> tuple[int, ...]:
+    """Channels of features of the backbone."""
+    if backbone is None:
+        raise ValueError("neck.in_channels must be given for a head without a backbone")
+    shapes = backbone.output_shape()
+    if missing := [name for name in names if name not in shapes]:
+        raise ValueError(f"neck.in_features {missing}: the backbone gives {list(shapes)} only")
+    return tuple(shapes[name].channels for name in names)
+
+
 def _check_parts(
     backbone: Backbone | None,
     position_embedding: PositionEmbeddingSine,
@@ -250,12 +286,21 @@ def _check_parts(
         "transformer.two_stage_num_proposals": (transformer.two_stage_num_proposals, num_queries),
     }
     if backbone is not None:
-        shapes = backbone.output_shape()
-        missing = [name for name in neck.in_features if name not in shapes]
-        if missing:
-            raise ValueError(f"neck.in_features {missing}: the backbone gives {list(shapes)} only")
-        channels = tuple(shapes[name].channels for name in neck.in_features)
+        channels = _feature_channels(backbone, neck.in_features)
         pairs["neck.in_channels"] = (neck.in_channels, channels)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise ValueError(f"{name}: {found} does not fit the other parts' {expected}")
+
+
+def _check_criterion(criterion: nn.Module, num_layers: int, num_classes: int) -> None:
+    """Raise ValueError for a criterion of another model; any module may be one."""
+    match_num = getattr(criterion, "match_num", None)
+    if match_num is not None and len(match_num) != num_layers + 1:
+        raise ValueError(
+            f"criterion.match_num needs {num_layers + 1} numbers (encoder, then the decoder's "
+            f"{num_layers} layers), got {list(match_num)}"
+        )
+    classes = getattr(criterion, "num_classes", num_classes)
+    if classes != num_classes:
+        raise ValueError(f"criterion.num_classes: {classes} is not the model's {num_classes}")

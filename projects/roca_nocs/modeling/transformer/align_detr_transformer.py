@@ -49,12 +49,15 @@ class AlignDETRTransformer(nn.Module):
         decoder: DeformableDecoder,
         num_feature_levels: int = 4,
         two_stage_num_proposals: int = 900,
+        learnt_init_query: bool = True,
     ) -> None:
         """
         Args:
             encoder, decoder: of equal ``embed_dim``.
             num_feature_levels: L.
             two_stage_num_proposals: Q; an image with fewer tokens has only as many queries.
+            learnt_init_query: the queries' content is learned; otherwise it is that of the
+                selected tokens, without gradient, and there is no ``tgt_embed``.
         """
         super().__init__()
         if encoder.embed_dim != decoder.embed_dim:
@@ -68,7 +71,9 @@ class AlignDETRTransformer(nn.Module):
         self.level_embeds = nn.Parameter(torch.empty(num_feature_levels, self.embed_dim))
         self.encoder = encoder
         self.decoder = decoder
-        self.tgt_embed = nn.Embedding(two_stage_num_proposals, self.embed_dim)
+        self.tgt_embed = (
+            nn.Embedding(two_stage_num_proposals, self.embed_dim) if learnt_init_query else None
+        )
         self.enc_output = nn.Linear(self.embed_dim, self.embed_dim)
         self.enc_output_norm = nn.LayerNorm(self.embed_dim)
         self._init_weights()
@@ -124,7 +129,10 @@ class AlignDETRTransformer(nn.Module):
         # The perceptron of the boxes runs on the chosen tokens only.
         box_logits = self.decoder.bbox_embed[-1](encoder_states) + gather_rows(proposals, chosen)
 
-        queries = self.tgt_embed.weight[:count].expand(len(chosen), -1, -1)
+        if self.tgt_embed is None:
+            queries = encoder_states.detach()
+        else:
+            queries = self.tgt_embed.weight[:count].expand(len(chosen), -1, -1)
         reference_logits = box_logits.detach()
         attn_mask = None
         if denoising is not None:
