@@ -316,8 +316,7 @@ class NocsLoss(nn.Module):
             region: ``"mask"``: cells of the object count; ``"roi"``: all cells of the region, with
                 0 as the ground truth of the background, as in the ganocs program.
             loss_weight: of each axis; a schedule needs detectron2's event storage.
-            distance_weight: of the distance of the expectation, for heads with bins; None for
-                none. The published multi-loss has 1 beside the cross-entropy.
+            distance_weight: of the expectation's distance, for heads with bins; None for none.
 
         Raises:
             ValueError: an unknown value of an option.
