@@ -1,5 +1,6 @@
 """Every config file: loads, survives being saved, and describes what its weights expect."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,21 @@ def test_final_config_is_valid(path: Path, tmp_path: Path) -> None:
     saved = tmp_path / "config.yaml"
     LazyConfig.save(config, str(saved))
     check_config(LazyConfig.load(str(saved)), saved)
+
+
+@pytest.mark.parametrize("path", FINAL, ids=name)
+def test_nothing_of_a_config_is_dropped(path: Path) -> None:
+    """LazyConfig leaves out whatever is not a dict, such as a list of hooks, without a word."""
+    statements = ast.parse(path.read_text()).body
+    (public,) = (
+        ast.literal_eval(each.value)
+        for each in statements
+        if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "__all__"
+    )
+    config = load_config(path)
+    assert set(config) == set(public)
+    for hook in config.get("hooks", {}).values():
+        assert hook.get("_target_"), f"{hook} is no lazy call"
 
 
 @pytest.mark.parametrize("path", FINAL, ids=name)

@@ -25,14 +25,13 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 import roca_nocs  # noqa: F401  (registers data sets and models)
 from roca_nocs.engine import Trainer, random_state
 from roca_nocs.engine.checkpoint import Checkpointer
 from roca_nocs.engine.config import ConfigError, check_datasets, load_config
 from roca_nocs.engine.ema import build_average, restart_average
-from roca_nocs.engine.evaluate import evaluate
+from roca_nocs.engine.evaluate import evaluate, models_to_evaluate
 from roca_nocs.engine.hooks import (
     BestCheckpointHook,
     CheckpointHook,
@@ -43,15 +42,6 @@ from roca_nocs.engine.launch import argument_parser, resolve_device, start
 from roca_nocs.engine.writers import build_writers
 
 logger = logging.getLogger("roca_nocs.train_net")
-
-
-def models_to_evaluate(
-    train: DictConfig, model: nn.Module, average: AveragedModel | None
-) -> dict[str, nn.Module]:
-    """The models by the prefix of their results: the average if there is one."""
-    if average is None:
-        return {"": model}
-    return {"": average.module} | ({"raw/": model} if train.ema.evaluate_raw else {})
 
 
 def run_evaluation(config: DictConfig, model: nn.Module, weights: str = "") -> dict[str, Any]:
@@ -73,7 +63,7 @@ def run_evaluation(config: DictConfig, model: nn.Module, weights: str = "") -> d
             average.load_state_dict(loaded["ema_state"])
         else:
             logger.warning("%s holds no averaged weights: its plain ones are evaluated", path)
-    models = models_to_evaluate(train, model, average)
+    models = models_to_evaluate(model, average, raw=train.ema.evaluate_raw)
     return evaluate(config.dataloader, models, output_dir=train.output_dir)
 
 
@@ -96,14 +86,14 @@ def run_training(config: DictConfig, model: nn.Module, *, resume: bool) -> Train
     trainer = instantiate({"_target_": Trainer, **config.get("trainer", {}), **arguments})
     states = {"trainer": trainer} if average is None else {"trainer": trainer, "ema_state": average}
     checkpointer = Checkpointer(model, train.output_dir, **states)
-    models = models_to_evaluate(train, model, average)
+    models = models_to_evaluate(model, average, raw=train.ema.evaluate_raw)
     evaluation = functools.partial(evaluate, config.dataloader, models, output_dir=train.output_dir)
     trainer.register_hooks(
         [
             hooks.IterationTimer(),
             WeightAverageHook(average) if average else None,
             hooks.LRScheduler(scheduler=instantiate(config.lr_multiplier)),
-            *instantiate(config.get("hooks", [])),
+            *(instantiate(hook) for hook in config.get("hooks", {}).values()),
             # Before the evaluation, so that an error there costs no training.
             CheckpointHook(checkpointer, **train.checkpointer),
             EvaluationHook(train.eval_period, evaluation),

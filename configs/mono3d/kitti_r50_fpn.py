@@ -37,7 +37,9 @@ train.eval_period = 4000
 train.best.metric = "kitti_3d_strict_R40/Car-moderate"
 
 lr_multiplier = L(multi_step)(max_iter="${train.max_iter}", milestones=[24000, 32000], warmup=1000)
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=232, metric="${train.best.metric}")
-]
+hooks = dict(
+    history=L(HistoryLogger)(
+        output_dir="${train.output_dir}", period=232, metric="${train.best.metric}"
+    )
+)
 trainer = L(SkippingTrainer)(tolerance=4.0)

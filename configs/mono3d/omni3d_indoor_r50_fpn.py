@@ -40,7 +40,9 @@ train.eval_period = 29000
 train.best.metric = "omni3d_3d/AP"
 
 lr_multiplier = L(multi_step)(max_iter="${train.max_iter}", milestones=[69600, 92800], warmup=3625)
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=1000, metric="${train.best.metric}")
-]
+hooks = dict(
+    history=L(HistoryLogger)(
+        output_dir="${train.output_dir}", period=1000, metric="${train.best.metric}"
+    )
+)
 trainer = L(SkippingTrainer)(tolerance=4.0)

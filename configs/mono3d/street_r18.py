@@ -34,6 +34,8 @@ train.checkpointer.period = 150
 train.eval_period = 500
 train.best.metric = "omni3d_3d/AP"
 
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=150, metric="${train.best.metric}")
-]
+hooks = dict(
+    history=L(HistoryLogger)(
+        output_dir="${train.output_dir}", period=150, metric="${train.best.metric}"
+    )
+)

@@ -4,7 +4,6 @@ The dispersion loss and the results cache, from which `tools/train_loss_predicti
 """
 
 from detectron2.config import LazyCall as L
-from omegaconf import ListConfig
 
 from roca_nocs.engine.results_cache import ResultsCache
 from roca_nocs.modeling.criteria.dispersion import DispersionLoss
@@ -16,7 +15,8 @@ __all__ = ["dataloader", "hooks", "lr_multiplier", "model", "optimizer", "train"
 model.roi_heads.dispersion = L(DispersionLoss)(weight=0.25, bin_rule="${..nocs_head.bin_rule}")
 
 train.output_dir = "./output/nocs_tabletop_r18_cache"
-_cache = L(ResultsCache)(
-    folder="${train.output_dir}/results", iterations_per_epoch=100, period=20, max_objects=1000
+hooks = dict(
+    cache=L(ResultsCache)(
+        folder="${train.output_dir}/results", iterations_per_epoch=100, period=20, max_objects=1000
+    )
 )
-hooks = ListConfig([_cache], flags={"allow_objects": True})  # a plain list would be left out

@@ -111,6 +111,13 @@ def test_wrong_settings(override: str, message: str) -> None:
     assert str(CONFIG) in str(caught.value)
 
 
+def test_hooks_have_names(tmp_path: Path) -> None:
+    config = load_config(CONFIG)
+    config.hooks = [{"_target_": "detectron2.engine.hooks.IterationTimer"}]
+    with pytest.raises(ConfigError, match="hooks must be a dict"):
+        check_config(config, tmp_path / "config.yaml")
+
+
 def test_missing_keys() -> None:
     config = LazyConfig.load(str(CONFIG))
     del config.train.ema.decay

@@ -114,7 +114,7 @@ def test_config_with_cache_trains(tmp_path: Path) -> None:
     model = config.optimizer.params.model = instantiate(config.model)
     batches = [[{**make_input(2, seed=seed), "image_id": seed}] for seed in range(2)]
     trainer = SimpleTrainer(model.train(), batches, instantiate(config.optimizer))
-    trainer.register_hooks(instantiate(config.hooks))
+    trainer.register_hooks([instantiate(config.hooks.cache)])
     trainer.train(0, 2)
     assert trainer.storage.latest()["loss_nocs_dispersion"][0] > 0
     entries = listed(tmp_path / "results")

@@ -37,7 +37,7 @@ TOP_LEVEL = {
 """What a config file for `tools/train_net.py` defines; other names start with an underscore."""
 
 OPTIONAL = {
-    "hooks": "list of lazy calls of hooks beside the usual ones, such as ResultsCache",
+    "hooks": "lazy calls of hooks beside the usual ones, by name (LazyConfig drops lists)",
     "trainer": "lazy call of another class than Trainer, with the arguments it has beyond those of "
     "Trainer; `${optimizer.params.model}` is the model",
 }
@@ -163,6 +163,8 @@ def check_config(config: DictConfig, file: str | Path) -> None:
             )
     if missing := [key for key in TOP_LEVEL if key not in config]:
         raise ConfigError(f"{file}: missing top-level key {', '.join(missing)}")
+    if not isinstance(config.get("hooks", DictConfig({})), DictConfig):
+        raise ConfigError(f"{file}: hooks must be a dict of lazy calls, got {config.hooks!r}")
     _check_settings(config.train, TrainSettings, "train", file)
     if config.train.amp.dtype not in ("float16", "bfloat16"):
         raise ConfigError(

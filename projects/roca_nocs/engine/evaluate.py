@@ -16,11 +16,12 @@ from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from omegaconf import DictConfig
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from . import random_state
 from .atomic_file import replace_file
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "models_to_evaluate"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,16 @@ def evaluate(
         with replace_file(Path(output_dir) / "results.json") as file:
             file.write(json.dumps(_without_nan(results), indent=2).encode())
     return results
+
+
+def models_to_evaluate(
+    model: nn.Module, average: AveragedModel | None, *, raw: bool
+) -> dict[str, nn.Module]:
+    """The models by the prefix of their results: the average if there is one, and then with `raw`
+    the model itself too."""
+    if average is None:
+        return {"": model}
+    return {"": average.module} | ({"raw/": model} if raw else {})
 
 
 def _share_buffers(model: nn.Module) -> None:

@@ -2,8 +2,7 @@
 
 In a config::
 
-    cache = LazyCall(ResultsCache)(folder="output/results", iterations_per_epoch=300)
-    hooks = ListConfig([cache], flags={"allow_objects": True})
+    hooks = dict(cache=LazyCall(ResultsCache)(folder="output/results", iterations_per_epoch=300))
 """
 
 from __future__ import annotations
