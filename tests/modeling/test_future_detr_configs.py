@@ -52,6 +52,16 @@ def test_models_fit_their_data(name: str, frames: int, future: int, masks: str |
     assert config.dataloader.test.mapper.n_future == future
 
 
+@pytest.mark.parametrize("name", ["bev_rollout", "bev_smoke", "bev_stack_small"])
+def test_skips_of_the_memory_have_the_widths_of_the_backbone(name: str) -> None:
+    config = load(name)
+    config.model.rollout.future_skips = "memory"
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    widths = [conv.out_channels for conv in model.rollout.skip_convs]
+    assert widths == list(model.detector.skip_channels[:2])
+
+
 def test_stages_start_from_each_other() -> None:
     configs = [load(name) for name in STAGES]
     assert configs[0].train.init_checkpoint == ""
@@ -97,9 +107,12 @@ def test_sampling_learns_slowly() -> None:
     assert all("sampling_offsets" in name or "reference_points" in name for name in slow)
 
 
-def test_smallest_model_trains_and_predicts() -> None:
+@pytest.mark.parametrize("skips", ["warped", "memory"])
+def test_smallest_model_trains_and_predicts(skips: str) -> None:
     torch.manual_seed(0)
-    model = instantiate(load("bev_smoke").model)
+    config = load("bev_smoke")
+    config.model.rollout.future_skips = skips
+    model = instantiate(config.model)
     size = (16, 16)
     clips = [
         make_clip(agents, seed=seed, frames=2, channels=5, size=size)

@@ -128,7 +128,9 @@ def test_rollout_beyond_its_embeddings(skips: str) -> None:
     torch.manual_seed(0)
     detector = build_detector().eval()
     present, query, layout = present_of(detector)
-    rollout = build_rollout(future_skips=skips, memory_skip_channels=(24, 16), max_steps=1).eval()
+    rollout = build_rollout(future_skips=skips, max_steps=1).eval()
+    rollout.attach_skips(detector.skip_channels)
+    assert len(rollout.skip_convs) == (2 if skips == "memory" else 0)
     steps = list(rollout(detector, present, query, layout, 3))
     assert len(steps) == 3
     for step in steps:

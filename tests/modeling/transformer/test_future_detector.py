@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.modeling import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.tiny_future_detector import build_detector, randomise_heads
 from roca_nocs.modeling.backbone.raster_resnet import build_raster_resnet
+from roca_nocs.modeling.transformer.feature_levels import choose_features
 from roca_nocs.modeling.transformer.future_detector import Encoded, FutureDetector
 
 Size = tuple[int, int]
@@ -78,6 +81,43 @@ def test_strided_skips(depth: int, dilation: bool, skips: list[tuple[int, int, i
     images = torch.zeros(300, dtype=torch.int64, device="meta")
     assert detector.bbox_attention(keys, rows, images).shape == (300, 8, 25, 38)
     assert detector.masks(encoded)(rows[:2], images[:2]).shape == (2, 50, 76)
+
+
+def test_features_of_a_pyramid_are_chosen_by_stride() -> None:
+    """An FPN lists a finer feature before the levels and a coarser one after them."""
+    with torch.device("meta"):
+        pyramid = FPN(
+            build_raster_resnet(50),
+            ["res2", "res3", "res4", "res5"],
+            64,
+            top_block=LastLevelMaxPool(),
+        )
+        detector = FutureDetector(
+            backbone=pyramid, num_classes=250, num_semantic_classes=2, **ONE_LAYER
+        ).eval()
+    assert detector.neck.in_features == ("p3", "p4", "p5")
+    assert detector.level_strides == (8, 16, 32, 64)
+    assert detector.skip_features == ("p4", "p3", "p2")
+    assert (detector.seg_level, detector.mask_stride) == (2, 4)
+    encoded = encode_on_meta(detector, (800, 1600))
+    assert encoded.flatten().tokens.shape == (1, 26575, 256)
+    rows, images = torch.empty(5, 256, device="meta"), torch.zeros(5, device="meta").long()
+    assert detector.masks(encoded)(rows, images).shape == (5, 200, 400)
+    assert detector.semantic(encoded).shape == (1, 2, 200, 400)
+
+
+def test_choice_of_features() -> None:
+    """The order of the names does not matter; a dilated stage stands for the next stride."""
+    plain = {"c": 16, "a": 4, "d": 32, "b": 8, "e": 64}
+    assert choose_features(plain, (2, 4, 8), "x") == ("b", "c", "d")
+    dilated = {"a": 4, "b": 8, "c": 16, "d": 16}
+    assert choose_features(dilated, (2, 4, 8), "x") == ("b", "c", "d")
+    assert choose_features(dilated, (4, 2, 1), "x") == ("c", "b", "a")
+    for lacking in ({"a": 4, "c": 16, "d": 32}, {"a": 4, "b": 8, "c": 16}, {"a": 4, "d": 32}):
+        with pytest.raises(ValueError, match=r"x needs .*strides \[8, 16, 32\].*'a': 4"):
+            choose_features(lacking, (2, 4, 8), "x")
+    with pytest.raises(ValueError, match=r"strides \[4, 8, 16\]"):
+        choose_features({"a": 4, "d": 32}, (4, 2, 1), "x")
 
 
 def test_widths_follow_from_the_backbone() -> None:

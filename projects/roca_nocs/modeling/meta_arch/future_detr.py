@@ -126,6 +126,8 @@ class FutureDETR(nn.Module):
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
+        if rollout is not None:
+            rollout.attach_skips(detector.skip_channels)
         self.detector = detector
         self.criterion = criterion
         self.propagation = propagation
