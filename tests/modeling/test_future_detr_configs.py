@@ -29,6 +29,7 @@ def load(name: str) -> DictConfig:
     [
         ("bev_detection", 1, 0, None),
         ("bev_clips", 3, 0, None),
+        ("bev_clips_memory", 3, 0, None),
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
         ("bev_stack_small", 3, 4, "dot"),
@@ -129,6 +130,25 @@ def test_smallest_model_trains_and_predicts(skips: str) -> None:
     model.eval()
     for result in model(clips):
         assert result["instances"].shape == (3, *size)
+
+
+def test_memory_of_the_frame_before_takes_a_step() -> None:
+    """The config as shipped but for its size: every parameter is trained, clips are predicted."""
+    torch.manual_seed(0)
+    config = load("bev_clips_memory")
+    sizes = {"hidden_dim": 32, "num_queries": 6, "enc_layers": 1, "dec_layers": 1, "nheads": 4}
+    config.model.detector.update({**sizes, "dim_feedforward": 32})
+    config.model.detector.backbone.update({"width": 32})
+    model = instantiate(config.model)
+    assert model.fusion is not None and model.temporal_fusion == "memory"
+    clip = make_clip([(4, range(9))], frames=3, channels=5, size=(16, 16))
+    sum(model([clip]).values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert model.fusion.attention.value_proj.weight.grad.abs().sum() > 0
+    (result,) = model.eval()([clip])
+    assert result["instances"].shape == (1, 16, 16)
 
 
 def test_first_records() -> None:

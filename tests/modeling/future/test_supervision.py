@@ -61,7 +61,7 @@ def test_mask_costs_are_those_of_the_pairs_of_a_clip(masked: bool) -> None:
             return super().frame(suffix, state, *args, **options)
 
     with torch.no_grad():
-        encoded = model._encode(batch, batch.frames[0], 0, None)
+        encoded = model._encode(batch, batch.frames[0], batch.poses[:, 0], None)
         state, step, layout = model._decode(encoded, model.detector.initial_queries(encoded))
         # The third row of the first clip is the track of its target 2.
         ids = state.ids.clone()

@@ -309,11 +309,42 @@ def test_holes_in_a_raster_stay_finite() -> None:
     padding = torch.ones(1, 32, 48, dtype=torch.bool)
     padding[:, 10:25, 15:40] = False
     with torch.no_grad():
-        encoded = detector.encode(torch.randn(1, 3, 32, 48), padding)
+        encoded = detector.encode(torch.randn(1, 3, 32, 48), padding, whole=True)
         rows, images = rows_of(detector, encoded)
         masks = detector.masks(encoded)(rows, images)
     assert torch.isfinite(rows).all()
     assert torch.isfinite(masks).all()
+
+
+def test_objects_keep_their_place_beside_cells_without_data() -> None:
+    """A query reads the memory at its reference point of the whole raster, or of the image's area
+    without padding."""
+    detector = build_detector(dec_layers=1, dec_n_points=1).eval()
+    for layer in detector.transformer.decoder.layers:
+        torch.nn.init.zeros_(layer.attentions[1].sampling_offsets.bias)
+    images = torch.randn(1, 3, 64, 96)
+    unknown = torch.zeros(1, 64, 96, dtype=torch.bool)
+    unknown[..., 48:] = True
+    embed = torch.randn(1, 1, 64)
+    reference = torch.tensor([[[0.25, 0.5]]]).logit()
+
+    def column_read(padding: torch.Tensor | None, whole: bool) -> float:
+        """Where the output of the query depends on the finest level, as a share of its width."""
+        encoded = detector.encode(images, padding, whole=whole)
+        level = encoded.levels[0].detach().requires_grad_()
+        moved = dataclasses.replace(encoded, levels=(level, *encoded.levels[1:]))
+        detector.decode(moved, embed, reference).hs.pow(2).sum().backward()
+        weight = level.grad.abs().sum(dim=(0, 1, 2))
+        return float((weight * (torch.arange(len(weight)) + 0.5)).sum() / weight.sum() / 24)
+
+    assert column_read(None, True) == pytest.approx(0.25, abs=0.02)
+    assert column_read(unknown, True) == pytest.approx(0.25, abs=0.02)
+    assert column_read(unknown, False) == pytest.approx(0.125, abs=0.02)
+    with torch.no_grad():
+        whole, plain = (detector.encode(images, each, whole=True) for each in (unknown, None))
+    for found, expected in zip(whole.positions, plain.positions, strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(whole.flatten().centers, plain.flatten().centers)
 
 
 def test_missing_skips_add_nothing() -> None:

@@ -38,6 +38,8 @@ def flatten_levels(
     features: Sequence[torch.Tensor],
     masks: Sequence[torch.Tensor] | None,
     positions: Sequence[torch.Tensor],
+    *,
+    whole: bool = False,
 ) -> FeatureLevels:
     """
     Args:
@@ -46,6 +48,7 @@ def flatten_levels(
             images without padding. Of other masks the first row and column count; where they are
             padding throughout, the size of the rest is taken to be one cell.
         positions: (B, E, H, W).
+        whole: the masks only hide cells, wherever they are: centres are relative to whole levels.
     """
     spatial_shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
     sizes = torch.tensor(
@@ -53,7 +56,7 @@ def flatten_levels(
         dtype=torch.float32,
         device=features[0].device,
     )
-    if masks is None:
+    if masks is None or whole:
         valid_sizes = sizes.expand(len(features[0]), -1, -1)
     else:
         # Padding is rectangular: one row and one column tell the size of the rest.

@@ -252,14 +252,19 @@ class FutureDetector(nn.Module):
         images: torch.Tensor,
         padding: torch.Tensor | None = None,
         fuse: Callable[[FeatureLevels], torch.Tensor] | None = None,
+        *,
+        whole: bool = False,
     ) -> Encoded:
         """Features and memory of a batch.
 
         Args:
             images: (B, channels, H, W), normalised.
-            padding: (B, H, W) bool, True at padding (or at cells without data); None for none.
+            padding: (B, H, W) bool, True at padding or, with ``whole``, at cells without data; None
+                for none.
             fuse: gives the tokens (B, S, C) that enter the first encoder layer, from the levels as
                 they leave the neck; None leaves them as they are.
+            whole: boxes are relative to the whole image, whatever ``padding`` hides; otherwise to
+                what is left of and above the padding.
 
         Raises:
             ValueError: an image is nothing but padding.
@@ -275,9 +280,9 @@ class FutureDetector(nn.Module):
         if padding is None:
             padding = torch.zeros(images[:, 0].shape, dtype=torch.bool, device=images.device)
         masks = [resize_padding(padding, level) for level in projected]
-        codes = [self.position_embedding(mask) for mask in masks]
-        positions = self.transformer.level_positions(codes)
-        levels = flatten_levels(projected, masks, positions)
+        extents = [torch.zeros_like(mask) for mask in masks] if whole else masks
+        positions = self.transformer.level_positions([*map(self.position_embedding, extents)])
+        levels = flatten_levels(projected, masks, positions, whole=whole)
         if fuse is not None:
             levels = levels._replace(tokens=fuse(levels))
         memory = self.transformer.encoder(levels)
@@ -287,6 +292,7 @@ class FutureDetector(nn.Module):
         return Encoded(
             levels=tuple(split_levels(memory, levels.spatial_shapes)),
             padding=tuple(masks),
+            whole=whole,
             positions=tuple(positions),
             strides=self.level_strides,
             projected=projected[self.seg_level],
