@@ -87,12 +87,14 @@ def test_recipe_of_the_documentation() -> None:
         load_config(root / line[2], [word for word in line[3:] if "=" in word]) for line in words
     ]
     assert loaded[0].train.init_checkpoint == ""
-    assert len({config.train.output_dir for config in loaded}) == len(loaded) == 5
+    assert len({config.train.output_dir for config in loaded}) == len(loaded) == 8
     for before, after in pairwise(loaded):
         assert after.train.init_checkpoint == f"{before.train.output_dir}/model_final.pth"
-    assert [config.model.num_future for config in loaded] == [0, 0, 1, 2, 4]
-    assert [config.model.freeze_detector for config in loaded] == [False, False, True, False, False]
+    assert [config.dataloader.train.mapper.n_past for config in loaded] == [1, 2, 3, 4, 5, 3, 3, 3]
+    assert [config.model.num_future for config in loaded] == [0, 0, 0, 0, 0, 1, 2, 4]
+    assert [config.model.freeze_detector for config in loaded] == [False] * 5 + [True, False, False]
     for config in loaded:
+        assert config.dataloader.test.mapper.n_past in (1, 3)
         for part in (config.dataloader.train, config.dataloader.test):
             assert part.mapper.n_future == config.model.num_future
 
@@ -141,14 +143,14 @@ def test_memory_of_the_frame_before_takes_a_step() -> None:
     config.model.detector.backbone.update({"width": 32})
     model = instantiate(config.model)
     assert model.fusion is not None and model.temporal_fusion == "memory"
-    clip = make_clip([(4, range(9))], frames=3, channels=5, size=(16, 16))
+    clip = make_clip([(4, range(9))], frames=3, channels=5, size=(32, 32))
     sum(model([clip]).values()).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None and parameter.grad.isfinite().all(), name
     assert model.fusion.attention.value_proj.weight.grad.abs().sum() > 0
     (result,) = model.eval()([clip])
-    assert result["instances"].shape == (1, 16, 16)
+    assert result["instances"].shape == (1, 32, 32)
 
 
 def test_first_records() -> None:
