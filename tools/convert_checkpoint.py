@@ -10,14 +10,15 @@
     tools/convert_checkpoint.py nocs mask_rcnn_nocs.h5 nocs_branches.pth
     tools/convert_checkpoint.py deformable_detr r50_deformable_detr.pth detr.pth
     tools/convert_checkpoint.py detr_segm detr-r50-panoptic.pth panoptic.pth
+    tools/convert_checkpoint.py motr_qim motr_mot17.pth interaction.pth
     tools/convert_checkpoint.py cube_rcnn cubercnn_Res34_FPN.pth cube_rcnn.pth
 
 Every tensor of the model must be in the file with its shape, and no other. Of AlignDETR, tensors
 that depend on the classes or the number of queries are left out, and named, if the model of
 `--config` has other ones; training starts them anew. Of the official NOCS only the NOCS and mask
-branches are converted, for its detector differs from ours. Deformable DETR and DETR give a part of
-FutureDETR; what the model has besides is named, and training starts it anew. Published weights have
-licences of their own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
+branches are converted, for its detector differs from ours. Deformable DETR, DETR and MOTR give a
+part of FutureDETR; what the model has besides is named, and training starts it anew. Published
+weights have licences of their own (ROCA: CC BY-NC-SA 3.0); none are part of this project.
 """
 
 from __future__ import annotations

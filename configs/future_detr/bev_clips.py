@@ -1,6 +1,7 @@
 """FutureDETR on the embedded traffic, stage 2 of 4: clips of three frames with tracked queries.
 
-See `bev_detection.py` for the recipe; 2 frames first are `dataloader.train.mapper.n_past=2`.
+See `bev_detection.py` for the recipe; its commands train with 2, 3, 4 and 5 frames one after
+another (`dataloader.train.mapper.n_past`). Frames are one or two steps apart, at random.
 """
 
 from roca_nocs.engine.param_groups import slow_sampling
@@ -19,6 +20,8 @@ model.rollout = None
 model.num_future = 0
 
 dataloader.train.mapper.n_future = 0
+dataloader.train.mapper.max_interval = 2
+dataloader.test.mapper.n_past = 3  # the present of the evaluation, however long clips are trained
 
 lr_multiplier.final = 0.02
 

@@ -4,7 +4,7 @@ The whole recipe, whose commands are in `docs/future_detr.md`; each stage starts
 the one before (`train.init_checkpoint`) and has an output folder of its own:
 
 1. this file: boxes and classes of single frames;
-2. `bev_clips.py`: clips of three frames, whose queries are carried on;
+2. `bev_clips.py`: clips of two frames first, then of up to five, whose queries are carried on;
 3. `bev_rollout.py model.freeze_detector=True model.num_future=1 train.max_iter=3000`: masks,
    semantics, flow and one future step on a fixed detector;
 4. `bev_rollout.py optimizer.lr=1e-4`: everything, four future steps; with

@@ -181,12 +181,37 @@ def test_fewer_frames_and_none_of_the_future(root: Path) -> None:
     assert torch.equal(part["ego_pose"], whole["ego_pose"][2:3])
     with pytest.raises(ValueError, match="n_past=4 and n_future=4 were asked for"):
         BevClipMapper(n_past=4)(record)
-    with pytest.raises(ValueError, match="expected at least 1 and 0"):
+    with pytest.raises(ValueError, match="expected at least 1, 0 and 1"):
         BevClipMapper(n_past=0)
     with pytest.raises(ValueError, match="warp_mode is 'none'"):
         BevClipMapper(warp_mode="none")
     with pytest.raises(ValueError, match="no augmentation"):
         BevClipMapper(warp_mode="fiery", augmentation=BevAugmentation())
+
+
+def test_longer_clips_end_at_a_later_present(root: Path, clips: list[BevClip]) -> None:
+    sample = BevClipMapper(n_past=5, n_future=0)(load_bev_clips(root, "val")[0])
+    np.testing.assert_allclose(sample["ego_pose"], clips[0].ego_pose[:5])
+    np.testing.assert_array_equal(sample["instance"][0], clips[0].instance[4])
+    assert len(sample["frames"]) == 5 and len(sample["future"]) == 1
+
+
+def test_random_intervals(root: Path, clips: list[BevClip]) -> None:
+    """Drawn from torch's generator, as far as the clip is long; the future stays as it is."""
+    record = load_bev_clips(root, "val")[0]
+    times = {pose.tobytes(): number for number, pose in enumerate(clips[0].ego_pose)}
+
+    def frames(**options: int) -> list[tuple[int, ...]]:
+        torch.manual_seed(0)
+        mapper = BevClipMapper(**options)
+        drawn = [mapper(record)["ego_pose"].numpy() for _ in range(12)]
+        return [tuple(times[pose.tobytes()] for pose in poses) for poses in drawn]
+
+    assert set(frames(n_past=3, n_future=1, max_interval=2)) == {(0, 1, 2, 3), (0, 2, 4, 5)}
+    assert set(frames(n_past=2, n_future=0, max_interval=3)) == {(1, 2), (0, 2), (0, 3)}
+    assert set(frames(n_past=3, n_future=4, max_interval=2)) == {tuple(range(7))}
+    repeated = [frames(n_past=2, n_future=0, max_interval=3) for _ in range(2)]
+    assert repeated[0] == repeated[1]
 
 
 def test_published_labels_keep_their_ids() -> None:
@@ -292,6 +317,13 @@ def test_sample_with_the_published_names(clips: list[BevClip]) -> None:
             moved += len(flow)
             assert (np.abs(flow) <= 1).mean() > 0.9 if len(flow) else True
         assert published["sample_token"] == list(clip.tokens)
+        assert exact["z_position"].shape == (7, 1, 64, 96) and not exact["z_position"].any()
+        assert exact["input"].shape == (7, 5, 64, 96) and exact["input"].max() == 1
+        assert exact["valid_mask"].shape == (64, 96) and exact["valid_mask"].all()
+        for frame, ids in enumerate(exact["instance_ids"]):
+            assert set(ids.tolist()) == set(exact["instance"][frame].unique().tolist()) - {0}
+            assert exact["boxes"][frame].shape == (len(ids), 4)
+            assert exact["labels"][frame].tolist() == [0] * len(ids)
     assert moved > 100
     with pytest.raises(ValueError, match="warp_mode is 'other'"):
         fiery_sample(clips[0], META.grid, "other")

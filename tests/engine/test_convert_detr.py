@@ -244,3 +244,36 @@ def test_names_of_detr() -> None:
 def test_arguments_beside_the_tensors_are_plain_data(tmp_path: Path) -> None:
     file = save(tmp_path / "in.pth", {"weight": torch.ones(2)})
     assert torch.equal(read_state(file)["weight"], torch.ones(2))
+
+
+def motr_state() -> State:
+    """The published names and shapes of the module, and something else of the file."""
+    shapes = {"self_attn.in_proj_weight": (768, 256), "self_attn.in_proj_bias": (768,)}
+    shapes |= {"self_attn.out_proj.weight": (256, 256), "self_attn.out_proj.bias": (256,)}
+    for part in ("linear", "linear_pos", "linear_feat"):
+        shapes |= {f"{part}1.weight": (1024, 256), f"{part}1.bias": (1024,)}
+        shapes |= {f"{part}2.weight": (256, 1024), f"{part}2.bias": (256,)}
+    for norm in ("norm_pos", "norm_feat", "norm1", "norm2", "norm3"):
+        shapes |= {f"{norm}.weight": (256,), f"{norm}.bias": (256,)}
+    state = {f"track_embed.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    assert sum(tensor.numel() for tensor in state.values()) == 1_842_432
+    return {**state, "class_embed.0.bias": torch.zeros(1)}
+
+
+def test_interaction_of_motr(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = motr_state()
+    file, target = save(tmp_path / "in.pth", state), tmp_path / "out.pth"
+    tool.main(["motr_qim", file, str(target)])
+    assert "detector.backbone" in capsys.readouterr().out
+    written = torch.load(target)["model"]
+    assert {name.replace("propagation.", "", 1) for name in written} == {
+        name for name in state if name.startswith("track_embed.")
+    }
+    for name, tensor in written.items():
+        assert torch.equal(tensor, state[name.removeprefix("propagation.")]), name
+
+    del state["track_embed.norm3.weight"]
+    with pytest.raises(SystemExit, match=r"1 missing: propagation\.track_embed\.norm3\.weight"):
+        tool.main(["motr_qim", save(tmp_path / "in.pth", state), str(target)])
+    with pytest.raises(SystemExit, match="no tensor whose name starts with track_embed"):
+        tool.main(["motr_qim", save(tmp_path / "in.pth", {"a": torch.zeros(1)}), str(target)])

@@ -268,16 +268,6 @@ def test_cells_without_data() -> None:
         predict(model, [clip | {"valid_mask": ~mask}])
 
 
-def test_half_precision() -> None:
-    model = build_future_detr(seed=3)
-    with torch.autocast("cpu", torch.bfloat16):
-        losses = train(model, [make_clip(frames=2)])
-    assert_trained(model, losses)
-    with torch.autocast("cpu", torch.bfloat16):
-        (result,) = predict(sensitive(model), [make_clip(frames=2, labelled=False)])
-    assert result["scores"].isfinite().all()
-
-
 def test_frozen_detector() -> None:
     model = build_future_detr(freeze_detector=True)
     losses = train(model, [make_clip()])

@@ -29,6 +29,7 @@ def load(name: str) -> DictConfig:
     [
         ("bev_detection", 1, 0, None),
         ("bev_clips", 3, 0, None),
+        ("bev_clips_memory", 3, 0, None),
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
         ("bev_stack_small", 3, 4, "dot"),
@@ -50,6 +51,16 @@ def test_models_fit_their_data(name: str, frames: int, future: int, masks: str |
     assert config.dataloader.train.mapper.n_past == frames
     # The evaluator compares all frames that the mapper gives.
     assert config.dataloader.test.mapper.n_future == future
+
+
+@pytest.mark.parametrize("name", ["bev_rollout", "bev_smoke", "bev_stack_small"])
+def test_skips_of_the_memory_have_the_widths_of_the_backbone(name: str) -> None:
+    config = load(name)
+    config.model.rollout.future_skips = "memory"
+    with torch.device("meta"):
+        model = instantiate(config.model)
+    widths = [conv.out_channels for conv in model.rollout.skip_convs]
+    assert widths == list(model.detector.skip_channels[:2])
 
 
 def test_stages_start_from_each_other() -> None:
@@ -76,12 +87,14 @@ def test_recipe_of_the_documentation() -> None:
         load_config(root / line[2], [word for word in line[3:] if "=" in word]) for line in words
     ]
     assert loaded[0].train.init_checkpoint == ""
-    assert len({config.train.output_dir for config in loaded}) == len(loaded) == 5
+    assert len({config.train.output_dir for config in loaded}) == len(loaded) == 8
     for before, after in pairwise(loaded):
         assert after.train.init_checkpoint == f"{before.train.output_dir}/model_final.pth"
-    assert [config.model.num_future for config in loaded] == [0, 0, 1, 2, 4]
-    assert [config.model.freeze_detector for config in loaded] == [False, False, True, False, False]
+    assert [config.dataloader.train.mapper.n_past for config in loaded] == [1, 2, 3, 4, 5, 3, 3, 3]
+    assert [config.model.num_future for config in loaded] == [0, 0, 0, 0, 0, 1, 2, 4]
+    assert [config.model.freeze_detector for config in loaded] == [False] * 5 + [True, False, False]
     for config in loaded:
+        assert config.dataloader.test.mapper.n_past in (1, 3)
         for part in (config.dataloader.train, config.dataloader.test):
             assert part.mapper.n_future == config.model.num_future
 
@@ -97,9 +110,12 @@ def test_sampling_learns_slowly() -> None:
     assert all("sampling_offsets" in name or "reference_points" in name for name in slow)
 
 
-def test_smallest_model_trains_and_predicts() -> None:
+@pytest.mark.parametrize("skips", ["warped", "memory"])
+def test_smallest_model_trains_and_predicts(skips: str) -> None:
     torch.manual_seed(0)
-    model = instantiate(load("bev_smoke").model)
+    config = load("bev_smoke")
+    config.model.rollout.future_skips = skips
+    model = instantiate(config.model)
     size = (16, 16)
     clips = [
         make_clip(agents, seed=seed, frames=2, channels=5, size=size)
@@ -116,6 +132,25 @@ def test_smallest_model_trains_and_predicts() -> None:
     model.eval()
     for result in model(clips):
         assert result["instances"].shape == (3, *size)
+
+
+def test_memory_of_the_frame_before_takes_a_step() -> None:
+    """The config as shipped but for its size: every parameter is trained, clips are predicted."""
+    torch.manual_seed(0)
+    config = load("bev_clips_memory")
+    sizes = {"hidden_dim": 32, "num_queries": 6, "enc_layers": 1, "dec_layers": 1, "nheads": 4}
+    config.model.detector.update({**sizes, "dim_feedforward": 32})
+    config.model.detector.backbone.update({"width": 32})
+    model = instantiate(config.model)
+    assert model.fusion is not None and model.temporal_fusion == "memory"
+    clip = make_clip([(4, range(9))], frames=3, channels=5, size=(32, 32))
+    sum(model([clip]).values()).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert model.fusion.attention.value_proj.weight.grad.abs().sum() > 0
+    (result,) = model.eval()([clip])
+    assert result["instances"].shape == (1, 32, 32)
 
 
 def test_first_records() -> None:

@@ -1,4 +1,8 @@
-"""Clips as dictionaries with the names that FIERY and its successors use."""
+"""Clips as dictionaries with the names that FIERY and its successors use.
+
+For comparisons with published labels; the model is trained with those of
+:class:`~roca_nocs.data.bev_mapper.BevClipMapper`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,13 @@ from roca_nocs.geometry.bev import (
 from roca_nocs.geometry.fiery_warp import fiery_warp
 
 from .bev_clip import BevClip
-from .bev_labels import centerness, centre_offsets, forward_flow
+from .bev_labels import (
+    centerness,
+    centre_offsets,
+    forward_flow,
+    instance_ids,
+    normalised_boxes,
+)
 
 
 def fiery_sample(clip: BevClip, grid: BevGrid, warp_mode: str = "exact") -> dict[str, Any]:
@@ -34,6 +44,12 @@ def fiery_sample(clip: BevClip, grid: BevGrid, warp_mode: str = "exact") -> dict
         (T, 1, H, W) float32, ``offset`` and ``flow`` (T, 2, H, W) float32 (row, column; 255 where
         there is nothing), ``attribute`` (T, 1, H, W) int64 (visibility), ``future_egomotion``
         (T, 6) float32 and ``sample_token``, T names. T counts past and future frames.
+
+        ``z_position`` (T, 1, H, W) float32 is zero, because the files are of the plane. Besides
+        what FIERY has: ``input`` (T, C, H, W) float32 in [0, 1]; ``valid_mask`` (H, W) bool, True
+        throughout, because stored rasters are complete; and lists of T with the N objects of each
+        frame, ``instance_ids`` (N,) int64, ``boxes`` (N, 4) float32 (cx, cy, w, h) in [0, 1] and
+        ``labels`` (N,) int64, all 0.
 
     Raises:
         ValueError: ``warp_mode`` is unknown.
@@ -52,6 +68,11 @@ def fiery_sample(clip: BevClip, grid: BevGrid, warp_mode: str = "exact") -> dict
     else:
         raise ValueError(f"warp_mode is {warp_mode!r}; expected 'exact' or 'fiery'")
     flow = forward_flow(clip.instance, moved[:, 0].numpy().astype(clip.instance.dtype))
+    found = [instance_ids(ids) for ids in clip.instance]
+    boxes = [
+        normalised_boxes(ids == each[:, None, None])
+        for ids, each in zip(clip.instance, found, strict=True)
+    ]
     return {
         "segmentation": torch.from_numpy(clip.segmentation).long()[:, None],
         "instance": torch.from_numpy(clip.instance).long(),
@@ -61,4 +82,10 @@ def fiery_sample(clip: BevClip, grid: BevGrid, warp_mode: str = "exact") -> dict
         "attribute": torch.from_numpy(clip.visibility).long()[:, None],
         "future_egomotion": motion,
         "sample_token": list(clip.tokens),
+        "z_position": torch.zeros(len(clip.instance), 1, grid.height, grid.width),
+        "input": torch.from_numpy(clip.raster).float() / 255,
+        "valid_mask": torch.ones(grid.height, grid.width, dtype=torch.bool),
+        "instance_ids": [torch.from_numpy(each.astype(np.int64)) for each in found],
+        "boxes": [torch.from_numpy(each) for each in boxes],
+        "labels": [torch.zeros(len(each), dtype=torch.int64) for each in found],
     }

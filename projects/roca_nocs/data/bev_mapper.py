@@ -35,21 +35,26 @@ class BevClipMapper:
         n_future: int = 4,
         augmentation: BevAugmentation | None = None,
         warp_mode: str = "exact",
+        max_interval: int = 1,
     ) -> None:
         """
         Args:
-            n_past: observed frames, the present included.
+            n_past: observed frames, the present included. With more than a dataset means to be
+                observed the present is a later frame, as far as ``n_future`` leaves some.
             n_future: frames after the present.
             augmentation: random change of the ego frames; ``None``: none.
             warp_mode: how future labels get into the present frame: ``"exact"``, or ``"fiery"``,
                 which reproduces published label tensors and allows no augmentation.
+            max_interval: observed frames are this far apart at most; each clip draws its interval
+                from torch's global generator, among those that it is long enough for.
 
         Raises:
             ValueError: an argument makes no sense.
         """
-        if n_past < 1 or n_future < 0:
+        if n_past < 1 or n_future < 0 or max_interval < 1:
             raise ValueError(
-                f"n_past is {n_past} and n_future {n_future}; expected at least 1 and 0"
+                f"n_past is {n_past}, n_future {n_future} and max_interval {max_interval}; "
+                "expected at least 1, 0 and 1"
             )
         if warp_mode not in LABEL_WARPS:
             raise ValueError(f"warp_mode is {warp_mode!r}; expected one of {LABEL_WARPS}")
@@ -59,6 +64,7 @@ class BevClipMapper:
         self.n_future = n_future
         self.augmentation = augmentation
         self.warp_mode = warp_mode
+        self.max_interval = max_interval
 
     def __call__(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Read one clip.
@@ -67,7 +73,9 @@ class BevClipMapper:
             record: of :func:`~roca_nocs.data.datasets.bev_clips.load_bev_clips`.
 
         Returns:
-            * ``clip`` (T, C, H, W) float32 in [0, 1], each frame in its own ego frame, and
+            * ``clip`` (T, C, H, W) float32 in [0, 1], each frame in its own ego frame (without a
+              ``valid_mask``: stored rasters are complete, and what the augmentation brings in from
+              outside is in the channel "unknown"), and
               ``ego_pose`` (T+F, 3) float64 in the world, present = frame T - 1;
             * ``frames``: for each observed frame, in its own frame, ``boxes`` (N, 4) (cx, cy, w, h)
               normalised, ``labels`` (N,) zeros, ``ids`` (N,), ``masks`` (N, H, W) bool;
@@ -86,20 +94,29 @@ class BevClipMapper:
             DatasetError: a damaged file.
         """
         meta: BevMeta = record["meta"]
-        if self.n_past > meta.time_receptive_field or self.n_future > meta.n_future_frames:
+        too_long = self.n_past + self.n_future > meta.num_frames
+        if too_long or self.n_future > meta.n_future_frames:
             raise ValueError(
                 f"{record['root']}: clips have {meta.time_receptive_field} observed and "
                 f"{meta.n_future_frames} future frames; n_past={self.n_past} and "
                 f"n_future={self.n_future} were asked for"
             )
         clip = read_clip(record["root"], record["clip_id"], meta)
-        first = meta.time_receptive_field - self.n_past
-        last = meta.time_receptive_field + self.n_future
-        return self._sample(clip, slice(first, last), meta) | {
+        return self._sample(clip, self._used_frames(meta), meta) | {
             key: record[key] for key in ("image_id", "clip_id", "file_name", "height", "width")
         }
 
-    def _sample(self, clip: BevClip, used: slice, meta: BevMeta) -> dict[str, Any]:
+    def _used_frames(self, meta: BevMeta) -> list[int]:
+        """Numbers of the observed frames, the last of which is the present, and of the future."""
+        interval = 1
+        if self.max_interval > 1 and self.n_past > 1:
+            longest = (meta.num_frames - self.n_future - 1) // (self.n_past - 1)
+            interval = int(torch.randint(1, min(self.max_interval, longest) + 1, ()))
+        present = max(meta.time_receptive_field - 1, interval * (self.n_past - 1))
+        observed = [present - interval * age for age in reversed(range(self.n_past))]
+        return observed + [present + step for step in range(1, self.n_future + 1)]
+
+    def _sample(self, clip: BevClip, used: list[int], meta: BevMeta) -> dict[str, Any]:
         change = IDENTITY if self.augmentation is None else self.augmentation.sample()
         grid, present = meta.grid, self.n_past - 1
         ego = change.ego_poses(clip.ego_pose[used])

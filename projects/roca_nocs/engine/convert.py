@@ -16,10 +16,12 @@ from .convert_cube_rcnn import rename_cube_rcnn
 from .convert_detr import (
     DETECTOR,
     DETECTOR_PARTS,
+    INTERACTION,
     fit_detector,
     rename_deformable_detr,
     rename_detr_masks,
     rename_detr_panoptic,
+    rename_motr_interaction,
 )
 from .convert_nocs import rename_ganocs, rename_official
 from .published_files import ConversionError, read_arrays, read_state
@@ -140,6 +142,12 @@ CONVERSIONS = {
         replaceable=(f"{DETECTOR}mask_head.adapter",),
         rename=rename_detr_masks,
         parts=(f"{DETECTOR}bbox_attention.", f"{DETECTOR}mask_head."),
+    ),
+    "motr_qim": Conversion(
+        description="the query interaction module of a checkpoint of MOTR, for FutureDETR",
+        config="configs/future_detr/bev_clips.py",
+        rename=rename_motr_interaction,
+        parts=(INTERACTION,),
     ),
 }
 

@@ -2,7 +2,8 @@
 
 Deformable DETR (Zhu et al., ICLR 2021) becomes the ``detector`` of FutureDETR, in any of its five
 published variants; DETR for panoptic segmentation (Carion et al., ECCV 2020) becomes
-``DetrPanoptic``, or gives FutureDETR its mask head.
+``DetrPanoptic``, or gives FutureDETR its mask head; MOTR (Zeng et al., ECCV 2022) gives it the
+query interaction module.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from .resnet_weights import rename_torchvision
 __all__ = [
     "DETECTOR",
     "DETECTOR_PARTS",
+    "INTERACTION",
     "fit_detector",
     "rename_deformable_detr",
     "rename_detr_masks",
     "rename_detr_panoptic",
+    "rename_motr_interaction",
 ]
 
 State = dict[str, torch.Tensor]
@@ -34,6 +37,9 @@ DETECTOR_PARTS = tuple(
     for part in ("backbone", "neck", "transformer", "class_embed", "bbox_embed", "query_embed")
 )
 """What a checkpoint of Deformable DETR has in full."""
+
+INTERACTION = "propagation.track_embed."
+"""Where FutureDETR has the query interaction module of MOTR."""
 
 _BODY = "backbone.0.body."
 _LAYER = re.compile(r"transformer\.(encoder|decoder)\.layers\.\d+\.")
@@ -118,6 +124,23 @@ def rename_detr_masks(state: Mapping[str, torch.Tensor]) -> State:
         for name, tensor in state.items()
         if name.startswith(("bbox_attention.", "mask_head."))
     }
+
+
+def rename_motr_interaction(state: Mapping[str, torch.Tensor]) -> State:
+    """The query interaction module alone, as that of FutureDETR's propagation.
+
+    Raises:
+        ConversionError: there is none.
+    """
+    published = "track_embed."
+    renamed = {
+        INTERACTION + name.removeprefix(published): tensor
+        for name, tensor in state.items()
+        if name.startswith(published)
+    }
+    if not renamed:
+        raise ConversionError(f"the file has no tensor whose name starts with {published}")
+    return renamed
 
 
 def fit_detector(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -172,6 +174,44 @@ def test_steps_are_discounted() -> None:
     torch.testing.assert_close(values[1], values[0] / 4)
 
 
+def test_means_are_over_all_steps() -> None:
+    """The losses of the steps add up to one mean over rows or cells, of discounted losses."""
+    criterion = ClipCriterion(
+        matcher=MixedMatcher(), weight_flow=1.0, weight_consistency=1.0, future_discount=0.5
+    )
+    sums = LossSums()
+    # Masks of one step agree with those before, three of the next do not.
+    mask = torch.full((1, 6, 8), -20.0)
+    mask[:, 2:4, 2:5] = 20.0
+    elsewhere = mask.roll(4, dims=2).sigmoid()
+    criterion.consistency(sums, "_f1", mask, mask.sigmoid(), 1)
+    criterion.consistency(sums, "_f2", mask.expand(3, -1, -1), elsewhere.expand(3, -1, -1), 2)
+    # Each cell of a flow that is 3 cells wrong along both axes costs 2 * 2.5.
+    for step, cells in ((1, 1), (2, 4)):
+        label = torch.full((1, 2, 6, 8), 255.0)
+        label[..., 0, :cells] = 3.0
+        criterion.flow(sums, f"_f{step}", torch.zeros(1, 2, 6, 8), label, None, step)
+    # Cross-entropies of log 2 and of nothing, with a quarter of the cells.
+    even, sure = torch.zeros(1, 2, 4, 4), torch.tensor([50.0, -50.0]).view(1, 2, 1, 1)
+    for step, logits in enumerate((even, sure.expand(1, 2, 4, 4), even)):
+        criterion.semantic(
+            sums, f"_f{step}" if step else "", logits, torch.zeros(1, 4, 4).long(), None, step
+        )
+    found = {name: value.item() for name, value in sums.losses(CPU).items()}
+    assert found == pytest.approx(
+        {
+            "loss_consistency_f1": 0.0,
+            "loss_consistency_f2": 0.25 * 3 / 4,
+            "loss_flow_f1": 0.5 * 5 / 5,
+            "loss_flow_f2": 0.25 * 20 / 5,
+            "loss_semantic": math.log(2) / 3,
+            "loss_semantic_f1": 0.0,
+            "loss_semantic_f2": 0.25 * math.log(2) / 3,
+        },
+        abs=1e-4,
+    )
+
+
 def test_cells_outside_do_not_count() -> None:
     valid = torch.zeros(3, 6, 8, dtype=torch.bool)
     valid[:, :4, :5] = True
@@ -180,11 +220,10 @@ def test_cells_outside_do_not_count() -> None:
     noise = torch.where(valid, logits, 50 * torch.randn(3, 6, 8))
     for found, expected in zip(mask_losses(noise, targets, valid), cropped, strict=True):
         torch.testing.assert_close(found, expected)
-    costs = dice_cost(noise, targets, valid)
+    (costs,) = dice_cost(noise[None], targets[None], valid[:1])
     torch.testing.assert_close(costs.diagonal(), cropped[1])
-    torch.testing.assert_close(
-        dice_cost(logits, targets).diagonal(), mask_losses(logits, targets)[1]
-    )
+    (costs,) = dice_cost(logits[None], targets[None])
+    torch.testing.assert_close(costs.diagonal(), mask_losses(logits, targets)[1])
 
 
 def test_consistency_of_masks_that_follow_the_flow() -> None:

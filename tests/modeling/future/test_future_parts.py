@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from modeling.tiny_future_detr import CHANNELS, SIZE, build_detector, build_rollout
 from roca_nocs.geometry.bev import BevGrid
@@ -121,6 +124,72 @@ def test_rollout_moves_memory_and_skips_alike() -> None:
             assert after[..., :cells].abs().max() < 1e-4
 
 
+class _Same(nn.Module):
+    """In the place of an interaction module: queries stay as they are."""
+
+    def forward(
+        self, query: torch.Tensor, embedding: torch.Tensor, clip: torch.Tensor
+    ) -> torch.Tensor:
+        return query
+
+
+@torch.no_grad()
+def test_queries_at_rest_give_the_same_masks() -> None:
+    """Neither flow nor interaction: the rollout's own states have the masks of the present."""
+    torch.manual_seed(0)
+    detector = build_detector().eval()
+    present, query, layout = present_of(detector)
+    rollout = identity_rollout((0.0, 0.0))
+    rollout.interaction = _Same()
+
+    def masks(step: Step) -> torch.Tensor:
+        return detector.masks(step.encoded)(step.hs[-1], layout.clip)
+
+    for step in rollout(detector, present, query, layout, 2):
+        torch.testing.assert_close(step.hs, present.hs, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(step.boxes, present.boxes, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(masks(step), masks(present), atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask_type", ["conv", "dot"])
+def test_constant_flow_moves_the_masks(mask_type: str) -> None:
+    """Masks of a step are those of the present, as many cells further as the flow says.
+
+    The content ends far from the borders, so that nothing is lost and the normalisations see the
+    same values at all steps.
+    """
+    torch.manual_seed(0)
+    detector = build_detector(mask_type=mask_type, num_semantic_classes=0).eval()
+    width = 192
+    present, query, layout = present_of(detector, (64, width))
+
+    def inside(maps: torch.Tensor) -> torch.Tensor:
+        columns = (torch.arange(maps.shape[-1]) + 0.5) / maps.shape[-1]
+        return maps * ((columns > 64 / width) & (columns < 80 / width))
+
+    encoded = present.encoded
+    encoded = replace(
+        encoded,
+        levels=tuple(map(inside, encoded.levels)),
+        skips=tuple(map(inside, encoded.skips)),
+    )
+    present = replace(present, encoded=encoded)
+
+    def masks(step: Step) -> torch.Tensor:
+        return detector.masks(step.encoded)(present.hs[-1], layout.clip)
+
+    # Eight cells of the finest level to the right, sixteen of the raster, one of the coarsest.
+    steps = identity_rollout((-8.0, 0.0))(detector, present, query, layout, 2)
+    before = masks(present)
+    for number, step in enumerate(steps, start=1):
+        first, cells = 32, 16 * number
+        moved = masks(step)[..., first + cells : 128 + cells]
+        torch.testing.assert_close(moved, before[..., first:128], atol=1e-3, rtol=1e-3)
+    there = before[..., first:128]
+    assert (there - there.mean()).abs().max() > 0.1, "the masks must show something"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("skips", ["warped", "memory", "none"])
 def test_rollout_beyond_its_embeddings(skips: str) -> None:
@@ -128,7 +197,9 @@ def test_rollout_beyond_its_embeddings(skips: str) -> None:
     torch.manual_seed(0)
     detector = build_detector().eval()
     present, query, layout = present_of(detector)
-    rollout = build_rollout(future_skips=skips, memory_skip_channels=(24, 16), max_steps=1).eval()
+    rollout = build_rollout(future_skips=skips, max_steps=1).eval()
+    rollout.attach_skips(detector.skip_channels)
+    assert len(rollout.skip_convs) == (2 if skips == "memory" else 0)
     steps = list(rollout(detector, present, query, layout, 3))
     assert len(steps) == 3
     for step in steps:

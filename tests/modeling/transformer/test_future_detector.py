@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.modeling import FPN
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling.tiny_future_detector import build_detector, randomise_heads
 from roca_nocs.modeling.backbone.raster_resnet import build_raster_resnet
+from roca_nocs.modeling.transformer.feature_levels import choose_features
 from roca_nocs.modeling.transformer.future_detector import Encoded, FutureDetector
 
 Size = tuple[int, int]
@@ -78,6 +81,43 @@ def test_strided_skips(depth: int, dilation: bool, skips: list[tuple[int, int, i
     images = torch.zeros(300, dtype=torch.int64, device="meta")
     assert detector.bbox_attention(keys, rows, images).shape == (300, 8, 25, 38)
     assert detector.masks(encoded)(rows[:2], images[:2]).shape == (2, 50, 76)
+
+
+def test_features_of_a_pyramid_are_chosen_by_stride() -> None:
+    """An FPN lists a finer feature before the levels and a coarser one after them."""
+    with torch.device("meta"):
+        pyramid = FPN(
+            build_raster_resnet(50),
+            ["res2", "res3", "res4", "res5"],
+            64,
+            top_block=LastLevelMaxPool(),
+        )
+        detector = FutureDetector(
+            backbone=pyramid, num_classes=250, num_semantic_classes=2, **ONE_LAYER
+        ).eval()
+    assert detector.neck.in_features == ("p3", "p4", "p5")
+    assert detector.level_strides == (8, 16, 32, 64)
+    assert detector.skip_features == ("p4", "p3", "p2")
+    assert (detector.seg_level, detector.mask_stride) == (2, 4)
+    encoded = encode_on_meta(detector, (800, 1600))
+    assert encoded.flatten().tokens.shape == (1, 26575, 256)
+    rows, images = torch.empty(5, 256, device="meta"), torch.zeros(5, device="meta").long()
+    assert detector.masks(encoded)(rows, images).shape == (5, 200, 400)
+    assert detector.semantic(encoded).shape == (1, 2, 200, 400)
+
+
+def test_choice_of_features() -> None:
+    """The order of the names does not matter; a dilated stage stands for the next stride."""
+    plain = {"c": 16, "a": 4, "d": 32, "b": 8, "e": 64}
+    assert choose_features(plain, (2, 4, 8), "x") == ("b", "c", "d")
+    dilated = {"a": 4, "b": 8, "c": 16, "d": 16}
+    assert choose_features(dilated, (2, 4, 8), "x") == ("b", "c", "d")
+    assert choose_features(dilated, (4, 2, 1), "x") == ("c", "b", "a")
+    for lacking in ({"a": 4, "c": 16, "d": 32}, {"a": 4, "b": 8, "c": 16}, {"a": 4, "d": 32}):
+        with pytest.raises(ValueError, match=r"x needs .*strides \[8, 16, 32\].*'a': 4"):
+            choose_features(lacking, (2, 4, 8), "x")
+    with pytest.raises(ValueError, match=r"strides \[4, 8, 16\]"):
+        choose_features({"a": 4, "d": 32}, (4, 2, 1), "x")
 
 
 def test_widths_follow_from_the_backbone() -> None:
@@ -269,11 +309,42 @@ def test_holes_in_a_raster_stay_finite() -> None:
     padding = torch.ones(1, 32, 48, dtype=torch.bool)
     padding[:, 10:25, 15:40] = False
     with torch.no_grad():
-        encoded = detector.encode(torch.randn(1, 3, 32, 48), padding)
+        encoded = detector.encode(torch.randn(1, 3, 32, 48), padding, whole=True)
         rows, images = rows_of(detector, encoded)
         masks = detector.masks(encoded)(rows, images)
     assert torch.isfinite(rows).all()
     assert torch.isfinite(masks).all()
+
+
+def test_objects_keep_their_place_beside_cells_without_data() -> None:
+    """A query reads the memory at its reference point of the whole raster, or of the image's area
+    without padding."""
+    detector = build_detector(dec_layers=1, dec_n_points=1).eval()
+    for layer in detector.transformer.decoder.layers:
+        torch.nn.init.zeros_(layer.attentions[1].sampling_offsets.bias)
+    images = torch.randn(1, 3, 64, 96)
+    unknown = torch.zeros(1, 64, 96, dtype=torch.bool)
+    unknown[..., 48:] = True
+    embed = torch.randn(1, 1, 64)
+    reference = torch.tensor([[[0.25, 0.5]]]).logit()
+
+    def column_read(padding: torch.Tensor | None, whole: bool) -> float:
+        """Where the output of the query depends on the finest level, as a share of its width."""
+        encoded = detector.encode(images, padding, whole=whole)
+        level = encoded.levels[0].detach().requires_grad_()
+        moved = dataclasses.replace(encoded, levels=(level, *encoded.levels[1:]))
+        detector.decode(moved, embed, reference).hs.pow(2).sum().backward()
+        weight = level.grad.abs().sum(dim=(0, 1, 2))
+        return float((weight * (torch.arange(len(weight)) + 0.5)).sum() / weight.sum() / 24)
+
+    assert column_read(None, True) == pytest.approx(0.25, abs=0.02)
+    assert column_read(unknown, True) == pytest.approx(0.25, abs=0.02)
+    assert column_read(unknown, False) == pytest.approx(0.125, abs=0.02)
+    with torch.no_grad():
+        whole, plain = (detector.encode(images, each, whole=True) for each in (unknown, None))
+    for found, expected in zip(whole.positions, plain.positions, strict=True):
+        assert torch.equal(found, expected)
+    assert torch.equal(whole.flatten().centers, plain.flatten().centers)
 
 
 def test_missing_skips_add_nothing() -> None:

@@ -29,7 +29,13 @@ class ClipCriterion(nn.Module):
     Class losses are sigmoid focal losses over all queries and classes; a query without target, or
     whose target has disappeared, is background in every class. Boxes have L1 and GIoU losses, masks
     focal and dice losses, on matched queries. All of these are sums over a clip, divided by the
-    number of its targets and disappeared tracks. Losses of future step f weigh discount^f.
+    number of its targets and disappeared tracks.
+
+    Flow, consistency and semantics are means over all steps together: of the cells with a flow, of
+    the matched queries, of the hardest cells of every frame. Each step's loss is its share of that
+    mean, so that the sum of the steps' losses is the mean.
+
+    Losses of future step f weigh discount^f, without a change of what they are divided by.
 
     Sources: MOTR (Zeng et al., ECCV 2022), Deformable DETR (ICLR 2021), FIERY (Hu et al., ICCV
     2021) for the discount.
@@ -160,7 +166,7 @@ class ClipCriterion(nn.Module):
         valid: torch.Tensor | None,
         step: int,
     ) -> None:
-        """Add the loss of a flow, the mean over the cells that have a label.
+        """Add the loss of a flow, to be averaged over the cells of all steps that have a label.
 
         Args:
             sums, suffix, step: as in :meth:`frame`.
@@ -173,16 +179,16 @@ class ClipCriterion(nn.Module):
             known = known & valid
         wanted = torch.where(known[:, None], label, 0.0)
         loss = F.smooth_l1_loss(flow, wanted, reduction="none").sum(dim=1) * known
-        mean = loss.sum() / known.sum().clamp(min=1)
         factor = self.weight_flow * self.future_discount**step
-        sums.add_mean(f"loss_flow{suffix}", mean * factor)
+        sums.add_to_mean("loss_flow", suffix, loss.sum() * factor, known.sum())
 
     def consistency(
         self, sums: LossSums, suffix: str, logits: torch.Tensor, warped: torch.Tensor, step: int
     ) -> None:
         """Add 1 - soft IoU of masks and of those of the step before, moved by the flow.
 
-        Only cells count where one of them exceeds 0.1.
+        Only cells count where one of them exceeds 0.1. The loss is the mean over the rows of all
+        steps.
 
         Args:
             sums, suffix, step: as in :meth:`frame`.
@@ -195,9 +201,8 @@ class ClipCriterion(nn.Module):
         either = ((p + before - p * before) * seen).sum(dim=1)
         # Masks that are nowhere agree.
         loss = torch.where(either > 0, 1 - both / either.clamp(min=_VISIBLE), 0.0)
-        mean = loss.sum() / max(len(loss), 1)
         factor = self.weight_consistency * self.future_discount**step
-        sums.add_mean(f"loss_consistency{suffix}", mean * factor)
+        sums.add_to_mean("loss_consistency", suffix, loss.sum() * factor, len(loss))
 
     def semantic(
         self,
@@ -208,7 +213,7 @@ class ClipCriterion(nn.Module):
         valid: torch.Tensor | None,
         step: int,
     ) -> None:
-        """Add the weighted cross-entropy of the hardest cells of every frame.
+        """Add the weighted cross-entropy of the hardest cells of every frame, to be averaged.
 
         Args:
             sums, suffix, step: as in :meth:`frame`.
@@ -230,9 +235,9 @@ class ClipCriterion(nn.Module):
             loss = loss * valid
         loss = loss.flatten(1)
         hardest = max(int(loss.shape[1] * self.semantic_hardest), 1)
-        mean = loss.topk(hardest, dim=1).values.mean()
+        total = loss.topk(hardest, dim=1).values.sum()
         factor = self.weight_semantic * self.future_discount**step
-        sums.add_mean(f"loss_semantic{suffix}", mean * factor)
+        sums.add_to_mean("loss_semantic", suffix, total * factor, len(loss) * hardest)
 
 
 class LossSums:
@@ -245,17 +250,32 @@ class LossSums:
     def __init__(self) -> None:
         self.count = 0
         self._sums: dict[str, torch.Tensor] = {}
-        self._means: dict[str, torch.Tensor] = {}
+        self._parts: dict[str, dict[str, torch.Tensor]] = {}
+        self._counts: dict[str, int | torch.Tensor] = {}
 
     def add(self, name: str, value: torch.Tensor) -> None:
         """A sum over targets, to be divided by their number."""
         self._sums[name] = value
 
-    def add_mean(self, name: str, value: torch.Tensor) -> None:
-        """A loss that is a mean already."""
-        self._means[name] = value
+    def add_to_mean(
+        self, name: str, suffix: str, value: torch.Tensor, count: int | torch.Tensor
+    ) -> None:
+        """A sum over ``count`` things, to be divided by their number at all steps.
+
+        Args:
+            name: of the loss.
+            suffix: of the step.
+            value: () sum, discounted.
+            count: of the things, an int or a () tensor.
+        """
+        self._parts.setdefault(name, {})[suffix] = value
+        self._counts[name] = self._counts.get(name, 0) + count
 
     def losses(self, device: torch.device) -> dict[str, torch.Tensor]:
-        """All losses by name; sums divided by the number of targets, at least 1."""
+        """All losses by name, sums divided by their number, at least 1."""
         count = average_count(self.count, device)
-        return {name: value / count for name, value in self._sums.items()} | self._means
+        losses = {name: value / count for name, value in self._sums.items()}
+        for name, parts in self._parts.items():
+            count = average_count(int(self._counts[name]), device)
+            losses |= {f"{name}{suffix}": value / count for suffix, value in parts.items()}
+        return losses

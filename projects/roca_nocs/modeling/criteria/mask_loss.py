@@ -68,23 +68,21 @@ def mask_losses(
 def dice_cost(
     logits: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Dice loss of all pairs.
+    """Dice loss of all pairs of each of B clips.
 
     Args:
-        logits: (N, H, W) float32.
-        targets: (M, H, W) bool, or the share of a cell in [0, 1].
-        valid: (M, H, W) likewise, cells that count for a target; None for all.
+        logits: (B, N, H, W) float32.
+        targets: (B, M, H, W) bool, or the share of a cell in [0, 1].
+        valid: (B, H, W) likewise, cells that count; None for all.
 
     Returns:
-        (N, M).
+        (B, N, M).
     """
-    p, wanted = logits.flatten(1).sigmoid(), targets.flatten(1).to(logits.dtype)
+    p, wanted = logits.flatten(2).sigmoid(), targets.flatten(2).to(logits.dtype)
     # Sums over all cells do not fit into half precision.
     with torch.autocast(logits.device.type, enabled=False):
-        if valid is None:
-            total = p.sum(dim=1, keepdim=True)
-        else:
-            weight = valid.flatten(1).to(logits.dtype)
-            wanted = wanted * weight
-            total = p @ weight.T
-        return 1 - (2 * p @ wanted.T + 1) / (total + wanted.sum(dim=1) + 1)
+        if valid is not None:
+            wanted = wanted * valid.flatten(1)[:, None].to(logits.dtype)
+            p = p * valid.flatten(1)[:, None].to(logits.dtype)
+        total = p.sum(dim=2)[:, :, None] + wanted.sum(dim=2)[:, None]
+        return 1 - (2 * p @ wanted.mT + 1) / (total + 1)

@@ -29,6 +29,8 @@ class ClipResults:
       without mask head the boxes are filled;
     - ``ids``, ``scores``, ``labels`` (n,): id in the maps, best existence probability (at the
       present without births) and its class;
+    - ``tracked`` (n,) bool: the id belongs to a track and stays in later frames; that of a query
+      that is no track (yet) is of this result only;
     - ``scores_per_step`` (F + 1, n); ``boxes`` (F + 1, n, 4) cxcywh in [0, 1];
     - ``trajectories`` (F + 1, n, 2) metres (x, y), centroids, NaN where an instance has no cell;
     - ``semantic`` (F + 1, H, W) int64 of a detector with a semantic head.
@@ -93,6 +95,7 @@ class ClipResults:
                 "ids": ids[rows] + 1,
                 "scores": score[rows],
                 "labels": labels[rows],
+                "tracked": state.ids[rows] >= 0,
                 "scores_per_step": existence[:, rows],
                 "boxes": torch.stack([step.boxes[-1, rows] for step in steps]),
                 "trajectories": trajectories(instances, ids[rows] + 1, grid),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,7 +96,6 @@ class FutureRollout(nn.Module):
         update_query_pos: bool = True,
         mode: str = "autoregressive",
         future_skips: str = "warped",
-        memory_skip_channels: tuple[int, int] = (1024, 512),
     ) -> None:
         """
         Args:
@@ -110,8 +109,7 @@ class FutureRollout(nn.Module):
             mode: ``"autoregressive"``, or ``"parallel"`` with at most ``max_steps`` steps.
             future_skips: what the mask head gets for the backbone's maps: ``"warped"``, those of
                 the present moved by the flow; ``"memory"``, the levels of the memory for the two
-                coarser ones; ``"none"``.
-            memory_skip_channels: of the two coarser skips, with ``future_skips="memory"``.
+                coarser ones (see :meth:`attach_skips`); ``"none"``.
 
         Raises:
             ValueError: an unknown mode.
@@ -145,11 +143,19 @@ class FutureRollout(nn.Module):
             self.step_mlps = nn.ModuleList(
                 DetrMLP(embed_dim, embed_dim, embed_dim, 3) for _ in range(max_steps)
             )
-        if future_skips == "memory":
-            self.skip_convs = nn.ModuleList(
-                nn.Conv2d(embed_dim, channels, 1) for channels in memory_skip_channels
-            )
+        self.skip_convs = nn.ModuleList()
         self._init_weights()
+
+    def attach_skips(self, channels: Sequence[int]) -> None:
+        """Make what turns memory into skips of the mask head, with ``future_skips="memory"``.
+
+        Args:
+            channels: of the detector's skips, from coarse to fine; empty without a mask head. The
+                finest has no level of its resolution and stays away.
+        """
+        if self.future_skips == "memory":
+            width = self.step_embed.embedding_dim
+            self.skip_convs.extend(nn.Conv2d(width, number, 1) for number in channels[:2])
 
     def _init_weights(self) -> None:
         # Deformable attention has an initialisation of its own.
@@ -234,7 +240,7 @@ class FutureRollout(nn.Module):
         skips: list[torch.Tensor | None] = [None] * len(present.skips)
         if self.future_skips == "warped":
             skips = [None if skip is None else moved(skip) for skip in present.skips]
-        elif self.future_skips == "memory" and skips:
+        elif self.future_skips == "memory":
             for number, conv in enumerate(self.skip_convs):
                 size = present.skip_sizes[number]
                 # The level of the skip's size: the one whose cells are nearest to it in number.

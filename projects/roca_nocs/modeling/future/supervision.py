@@ -15,7 +15,7 @@ from roca_nocs.modeling.criteria.mask_loss import dice_cost, upsample
 from roca_nocs.modeling.future.clip_batch import ClipTargets
 from roca_nocs.modeling.future.flow import resize_flow, warp_by_flow
 from roca_nocs.modeling.future.rollout import Step
-from roca_nocs.modeling.tracking.track_state import NEW, TrackState
+from roca_nocs.modeling.tracking.track_state import NEW, PaddedLayout, TrackState
 from roca_nocs.modeling.transformer.future_detector import FutureDetector, MaskReader
 
 _Masks = tuple[torch.Tensor, torch.Tensor]
@@ -96,7 +96,7 @@ class Supervision:
         if self.detector.mask_type is not None:
             masks_of = [self.detector.masks(step.encoded) for step in steps]
         extra = None
-        if masks_of and self.criterion.match_future_masks:
+        if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
             extra = self._mask_costs(state, steps, targets, masks_of)
         before: _Masks | None = None
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
@@ -194,31 +194,47 @@ class Supervision:
         targets: ClipTargets,
         masks_of: Sequence[MaskReader],
     ) -> torch.Tensor | None:
-        """(N, M) discounted dice costs of rows without identity and the targets of the present.
+        """(N, M) discounted dice costs of the rows and targets that are still to be assigned.
 
-        They are computed at the resolution of the masks. Steps at which a target is absent cost
-        nothing.
+        They are computed at the resolution of the masks, for the pairs of a clip; those of
+        different clips and of tracks stay zero. Steps at which a target is absent cost nothing.
         """
         present = targets.future[0]
-        if len(present) == 0:
+        held = _same(present, state.ids, state.clip).any(dim=1)
+        free = (~held).nonzero().squeeze(dim=1)
+        # A clip whose targets all have a row needs no masks of other rows.
+        asked = (state.ids == NEW) & torch.isin(state.clip, present.clip[free])
+        rows = asked.nonzero().squeeze(dim=1)
+        if len(rows) == 0:
             return None
-        rows = (state.ids == NEW).nonzero().squeeze(dim=1)
+        num_clips = steps[0].encoded.projected.shape[0]
+        layout = PaddedLayout.of(state.clip[rows], num_clips)
+        row, column = (state.clip[rows][:, None] == present.clip[free]).nonzero().unbind(dim=1)
+        column = free[column]
         total = torch.zeros(len(state), len(present), device=state.ids.device)
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
-            same = (present.ids[:, None] == wanted.ids) & (present.clip[:, None] == wanted.clip)
-            column, found = same.nonzero().unbind(dim=1)
-            if len(found) == 0:
-                continue
             assert wanted.masks is not None
-            logits = masks_of[number](step.hs[-1, rows], state.clip[rows]).float()
-            masks = F.adaptive_avg_pool2d(wanted.masks[found].float(), _size(logits))
+            if len(wanted) == 0:
+                continue
+            logits = masks_of[number](step.hs[-1, rows], layout.clip).float()
+            size = _size(logits)
             usable = None
             if self.valid is not None:
-                valid = self.valid[wanted.clip[found]].float()
-                usable = F.adaptive_avg_pool2d(valid, _size(logits))
-            cost = dice_cost(logits, masks, usable)
-            total[rows[:, None], column] += cost * self.criterion.mask_cost_discount**number
+                usable = F.adaptive_avg_pool2d(self.valid.float(), size)
+            places = PaddedLayout.of(wanted.clip, num_clips)
+            masks = places.pad(F.adaptive_avg_pool2d(wanted.masks.float(), size))
+            cost = dice_cost(layout.pad(logits), masks, usable)
+            same = _same(present, wanted.ids, wanted.clip)
+            there, found = same.any(dim=1), same.int().argmax(dim=1)
+            of_pairs = cost[layout.clip[row], layout.slot[row], places.slot[found[column]]]
+            of_pairs = of_pairs * there[column] * self.criterion.mask_cost_discount**number
+            total[rows[row], column] += of_pairs
         return total
+
+
+def _same(targets: FrameTargets, ids: torch.Tensor, clip: torch.Tensor) -> torch.Tensor:
+    """(M, N) bool, which of N rows with these identities and clips show the M targets."""
+    return (targets.ids[:, None] == ids) & (targets.clip[:, None] == clip)
 
 
 def _size(maps: torch.Tensor) -> tuple[int, int]:

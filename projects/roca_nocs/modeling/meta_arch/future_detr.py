@@ -13,8 +13,9 @@ from detectron2.structures import ImageList
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from roca_nocs.geometry.bev import relative_pose, warp_bev
+from roca_nocs.geometry.bev import BevGrid, relative_pose, warp_bev
 from roca_nocs.modeling.criteria.clip_loss import ClipCriterion
+from roca_nocs.modeling.criteria.clip_matching import FrameTargets
 from roca_nocs.modeling.future.clip_batch import (
     ClipBatch,
     ClipTargets,
@@ -24,6 +25,7 @@ from roca_nocs.modeling.future.clip_batch import (
 from roca_nocs.modeling.future.clip_results import ClipResults
 from roca_nocs.modeling.future.image_targets import image_targets
 from roca_nocs.modeling.future.rollout import FutureRollout, Step, decode_rows
+from roca_nocs.modeling.future.stream import Stream
 from roca_nocs.modeling.future.supervision import Supervision
 from roca_nocs.modeling.tracking.memory_fusion import MemoryFusion, warp_maps
 from roca_nocs.modeling.tracking.propagation import TrackPropagation
@@ -40,6 +42,9 @@ from roca_nocs.modeling.transformer.mask_outputs import image_instances
 
 __all__ = ["FutureDETR"]
 
+# The levels of the memory of the frame before, and the vehicle's poses in it.
+_Before = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+
 _FUSIONS = ("streaming", "stack", "memory")
 _MASK_PARTS = ("bbox_attention", "mask_head", "mask_skips", "semantic_head")
 
@@ -51,7 +56,8 @@ class FutureDETR(nn.Module):
     Inputs with ``clip`` are clips of rasters in the bird's-eye view:
 
     - ``clip`` (T, C_in, H, W) float32, frames in their own ego frames, the last one the present;
-      ``valid_mask`` (H, W) bool, True at usable cells, or absent; ``grid``, a
+      ``valid_mask`` (H, W) bool, True at usable cells, or absent: other cells are not attended to
+      and have no loss, while boxes stay relative to the whole raster; ``grid``, a
       :class:`~roca_nocs.geometry.bev.BevGrid`; ``ego_pose`` (at least T, 3) float64 (x, y, yaw) in
       the world.
     - For training ``frames``, a list of T dicts, and ``future``, a list of at least F + 1 dicts in
@@ -61,7 +67,8 @@ class FutureDETR(nn.Module):
       a model with a semantic head.
 
     Inference returns a dict for each clip, see
-    :class:`~roca_nocs.modeling.future.clip_results.ClipResults`.
+    :class:`~roca_nocs.modeling.future.clip_results.ClipResults`; :meth:`track` does so frame by
+    frame.
 
     Inputs with ``image`` are single images with ``instances`` as detectron2 has them; inference
     then returns ``instances`` with boxes, masks, scores and classes.
@@ -119,13 +126,19 @@ class FutureDETR(nn.Module):
         if temporal_fusion not in _FUSIONS:
             raise ValueError(f"temporal_fusion must be one of {_FUSIONS}, got {temporal_fusion!r}")
         if (fusion is not None) != (temporal_fusion == "memory"):
-            raise ValueError("a fusion module belongs to temporal_fusion='memory', and only to it")
+            raise ValueError(
+                "temporal_fusion='memory' needs a MemoryFusion as fusion (see "
+                "configs/future_detr/bev_clips_memory.py), the others none: temporal_fusion is "
+                f"{temporal_fusion!r}, fusion is {type(fusion).__name__}"
+            )
         if num_future and rollout is None:
             raise ValueError(f"num_future={num_future} needs a rollout")
         if detector.query_embed is None and (propagation is not None or rollout is not None):
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
+        if rollout is not None:
+            rollout.attach_skips(detector.skip_channels)
         self.detector = detector
         self.criterion = criterion
         self.propagation = propagation
@@ -169,7 +182,7 @@ class FutureDETR(nn.Module):
         if "clip" in batched_inputs[0]:
             clips = collate_clips(batched_inputs, self.num_frames, self.device)
             if not self.training:
-                return self._predict(clips)
+                return self._predict(clips, None)[0]
             targets = collate_targets(
                 batched_inputs,
                 len(clips.frames),
@@ -193,17 +206,20 @@ class FutureDETR(nn.Module):
         return [torch.cat([*aligned, frames[-1]], dim=1)]
 
     def _encode(
-        self, clips: ClipBatch, frame: torch.Tensor, index: int, previous: Encoded | None
+        self, clips: ClipBatch, frame: torch.Tensor, pose: torch.Tensor, before: _Before | None
     ) -> Encoded:
         padding = None if clips.valid is None else ~clips.valid
         fuse = None
-        if self.fusion is not None and previous is not None:
-            motion = relative_pose(clips.poses[:, index - 1], clips.poses[:, index])
-            aligned = [warp_maps(level, motion, clips.grid) for level in previous.levels]
+        if self.fusion is not None and before is not None:
+            memory, old_pose = before
+            motion = relative_pose(old_pose, pose)
+            aligned = [warp_maps(level, motion, clips.grid) for level in memory]
             fuse = partial(self.fusion, previous=aligned)
+        # Cells of a raster keep their places, whichever of them are unknown.
+        encode = partial(self.detector.encode, whole=True)
         if self.use_checkpoint and self.training:
-            return checkpoint(self.detector.encode, frame, padding, fuse, use_reentrant=False)
-        return self.detector.encode(frame, padding, fuse)
+            return checkpoint(encode, frame, padding, fuse, use_reentrant=False)
+        return encode(frame, padding, fuse)
 
     def _decode(
         self, encoded: Encoded, initial: InitialQueries, tracks: TrackState | None = None
@@ -217,19 +233,17 @@ class FutureDETR(nn.Module):
         return state.decoded(step.hs[-1], step.boxes[-1], step.logits[-1]), step, layout
 
     def _propagate(
-        self, clips: ClipBatch, index: int, state: TrackState, targets: ClipTargets | None
+        self,
+        state: TrackState,
+        pose: torch.Tensor,
+        next_pose: torch.Tensor,
+        grid: BevGrid,
+        wanted: FrameTargets | None = None,
     ) -> TrackState:
         if self.propagation is None:
             raise ValueError("clips of more than one frame need propagation")
-        wanted = None if targets is None else targets.observed[index + 1]
-        return self.propagation(
-            state,
-            clips.poses[:, index],
-            clips.poses[:, index + 1],
-            clips.grid,
-            None if wanted is None else wanted.ids,
-            None if wanted is None else wanted.clip,
-        )
+        next_targets = (None, None) if wanted is None else (wanted.ids, wanted.clip)
+        return self.propagation(state, pose, next_pose, grid, *next_targets)
 
     def _future(self, present: Step, state: TrackState, layout: PaddedLayout) -> list[Step]:
         """The present and all future steps."""
@@ -240,17 +254,19 @@ class FutureDETR(nn.Module):
 
     def _train(self, clips: ClipBatch, targets: ClipTargets) -> dict[str, torch.Tensor]:
         supervision = Supervision(self.criterion, self.detector, clips.valid)
-        tracks, encoded = None, None
+        tracks, before = None, None
         frames = self._frames(clips)
-        for index, frame in enumerate(frames):
-            encoded = self._encode(clips, frame, index, encoded)
+        for age, frame in zip(reversed(range(len(frames))), frames, strict=True):
+            pose = clips.poses[:, -1 - age]
+            encoded = self._encode(clips, frame, pose, before)
             state, step, layout = self._decode(
                 encoded, self.detector.initial_queries(encoded), tracks
             )
-            age = len(frames) - 1 - index
             if age:
-                state, _ = supervision.frame(f"_p{age}", state, step, targets.observed[index])
-                tracks = self._propagate(clips, index, state, targets)
+                state, _ = supervision.frame(f"_p{age}", state, step, targets.observed[-1 - age])
+                wanted = targets.observed[-age]
+                tracks = self._propagate(state, pose, clips.poses[:, -age], clips.grid, wanted)
+                before = (encoded.levels, pose)
         steps = self._future(step, state, layout)
         supervision.steps(state, steps, targets, births=self.future_births)
         return self._finish(supervision)
@@ -261,26 +277,60 @@ class FutureDETR(nn.Module):
         unused = sum(p.sum() for p in self.parameters() if p.requires_grad)
         return losses | {"loss_class": losses["loss_class"] + 0.0 * unused}
 
+    def track(
+        self, batched_inputs: list[dict[str, Any]], stream: Stream | None = None
+    ) -> tuple[list[dict[str, Any]], Stream]:
+        """Clips that may go on: a drive frame by frame gives what the whole clip gives.
+
+        Args:
+            batched_inputs: of the class, with ``clip`` and without labels; all frames are used, and
+                one is enough.
+            stream: of the same clips after the frames before; None at their beginning.
+
+        Returns:
+            the results of each clip at its last frame, and what to give with the next frames.
+
+        Raises:
+            ValueError: the model is in training, or the stream has another number of clips.
+        """
+        if self.training:
+            raise ValueError("tracks are followed by a model in evaluation mode: call eval()")
+        clips = collate_clips(batched_inputs, None, self.device)
+        if stream is not None and len(stream.next_id) != clips.num_clips:
+            raise ValueError(f"{clips.num_clips} clips, the stream is of {len(stream.next_id)}")
+        return self._predict(clips, stream)
+
     @torch.no_grad()
-    def _predict(self, clips: ClipBatch) -> list[dict[str, Any]]:
-        next_id = torch.zeros(clips.num_clips, dtype=torch.int64, device=self.device)
-        tracks, encoded = None, None
+    def _predict(
+        self, clips: ClipBatch, stream: Stream | None
+    ) -> tuple[list[dict[str, Any]], Stream]:
         frames = self._frames(clips)
-        for index, frame in enumerate(frames):
-            encoded = self._encode(clips, frame, index, encoded)
-            state, step, layout = self._decode(
-                encoded, self.detector.initial_queries(encoded), tracks
-            )
-            ids, time, next_id = self.tracker.update(
-                state.ids, state.score, state.disappear_time, state.clip, next_id
-            )
-            state = state.replace(ids=ids, disappear_time=time)
-            if index + 1 < len(frames):
-                tracks = self._propagate(clips, index, state, None)
-        steps = self._future(step, state, layout)
-        return self.results(
-            self.detector, state, steps, next_id, clips.grid, births=self.future_births
+        for pose, frame in zip(clips.poses[:, -len(frames) :].unbind(dim=1), frames, strict=True):
+            stream, step, layout = self._track_frame(clips, frame, pose, stream)
+        assert stream is not None
+        steps = self._future(step, stream.state, layout)
+        births = self.future_births
+        found = self.results(
+            self.detector, stream.state, steps, stream.next_id, clips.grid, births=births
         )
+        return found, stream
+
+    def _track_frame(
+        self, clips: ClipBatch, frame: torch.Tensor, pose: torch.Tensor, stream: Stream | None
+    ) -> tuple[Stream, Step, PaddedLayout]:
+        """One frame (B, channels, H, W) at the poses (B, 3), with births and deaths of tracks."""
+        tracks, before = None, None
+        next_id = torch.zeros(clips.num_clips, dtype=torch.int64, device=self.device)
+        if stream is not None:
+            tracks = self._propagate(stream.state, stream.pose, pose, clips.grid)
+            before, next_id = (stream.memory, stream.pose), stream.next_id
+        encoded = self._encode(clips, frame, pose, before)
+        state, step, layout = self._decode(encoded, self.detector.initial_queries(encoded), tracks)
+        ids, time, next_id = self.tracker.update(
+            state.ids, state.score, state.disappear_time, state.clip, next_id
+        )
+        state = state.replace(ids=ids, disappear_time=time)
+        return Stream(state, next_id, encoded.levels, pose), step, layout
 
     def _image_mode(self, samples: list[dict[str, Any]]) -> Any:
         images = [move_device_like(sample["image"], self.pixel_mean) for sample in samples]

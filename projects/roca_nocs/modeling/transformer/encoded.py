@@ -21,6 +21,8 @@ class Encoded:
     Attributes:
         levels: (B, C, h, w) of each of the L levels, from fine to coarse: the encoder's memory.
         padding: (B, h, w) bool of each level, True at padding.
+        whole: boxes are relative to the whole map, padding only hides cells (of a raster, where it
+            may be anywhere); otherwise boxes are relative to the part without padding.
         positions: (B, C, h, w) of each level: position code plus level embedding.
         strides: of each level, in pixels of the images.
         projected: (B, C, h, w), what the encoder was given at the level that masks start from.
@@ -33,6 +35,7 @@ class Encoded:
 
     levels: tuple[torch.Tensor, ...]
     padding: tuple[torch.Tensor, ...]
+    whole: bool
     positions: tuple[torch.Tensor, ...]
     strides: tuple[int, ...]
     projected: torch.Tensor
@@ -42,7 +45,7 @@ class Encoded:
 
     def flatten(self) -> FeatureLevels:
         """The memory as one sequence of tokens."""
-        return flatten_levels(self.levels, self.padding, self.positions)
+        return flatten_levels(self.levels, self.padding, self.positions, whole=self.whole)
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class Decoded:
     Attributes:
         hs: (N, B, Q, C) states.
         logits: (N, B, Q, K) float32, of the sigmoid of each class.
-        boxes: (N, B, Q, 4) float32, cxcywh in [0, 1] of the part of the image without padding.
+        boxes: (N, B, Q, 4) float32, cxcywh in [0, 1] of the part of the image without padding, or
+            of the whole (:attr:`Encoded.whole`).
     """
 
     hs: torch.Tensor

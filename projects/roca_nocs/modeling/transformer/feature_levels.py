@@ -6,7 +6,7 @@ B images, L levels, E channels, S tokens: the cells of all levels, level by leve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,8 @@ def flatten_levels(
     features: Sequence[torch.Tensor],
     masks: Sequence[torch.Tensor] | None,
     positions: Sequence[torch.Tensor],
+    *,
+    whole: bool = False,
 ) -> FeatureLevels:
     """
     Args:
@@ -46,6 +48,7 @@ def flatten_levels(
             images without padding. Of other masks the first row and column count; where they are
             padding throughout, the size of the rest is taken to be one cell.
         positions: (B, E, H, W).
+        whole: the masks only hide cells, wherever they are: centres are relative to whole levels.
     """
     spatial_shapes = tuple((int(f.shape[-2]), int(f.shape[-1])) for f in features)
     sizes = torch.tensor(
@@ -53,7 +56,7 @@ def flatten_levels(
         dtype=torch.float32,
         device=features[0].device,
     )
-    if masks is None:
+    if masks is None or whole:
         valid_sizes = sizes.expand(len(features[0]), -1, -1)
     else:
         # Padding is rectangular: one row and one column tell the size of the rest.
@@ -87,6 +90,40 @@ def resize_padding(padding: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         (B, h, w) bool, True at cells whose first pixel is padding.
     """
     return F.interpolate(padding[:, None].float(), size=level.shape[-2:])[:, 0].bool()
+
+
+def choose_features(
+    strides: Mapping[str, int], factors: Sequence[int], user: str
+) -> tuple[str, ...]:
+    """The features of some multiples of the finest stride, whatever else a backbone has.
+
+    A dilated stage has the stride of the one before it and stands in for twice that stride: of
+    strides 4, 8, 16 and 16 the last feature is that of 8 times the finest.
+
+    Args:
+        strides: of the features by name, in pixels.
+        factors: of 1, 2, 4 and 8, in the order of the result.
+        user: who needs them, for the error.
+
+    Raises:
+        ValueError: there is no feature for a factor; names those that there are.
+    """
+    finest = min(strides.values())
+    remaining = sorted(strides, key=lambda name: strides[name])
+    chosen: dict[int, str] = {}
+    for factor in (8, 4, 2, 1):
+        low, high = (finest if factor == 1 else 2 * finest), factor * finest
+        fitting = [name for name in remaining if low <= strides[name] <= high]
+        if fitting:
+            # Of equal strides the last has the most layers.
+            chosen[factor] = fitting[-1]
+            remaining.remove(fitting[-1])
+    if any(factor not in chosen for factor in factors):
+        raise ValueError(
+            f"{user} needs features of the strides {[finest * each for each in sorted(factors)]}, "
+            f"the backbone has {dict(strides)}"
+        )
+    return tuple(chosen[factor] for factor in factors)
 
 
 def extend_strides(strides: Sequence[int], num_levels: int) -> tuple[int, ...]:

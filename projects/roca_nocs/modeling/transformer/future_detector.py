@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -26,6 +26,7 @@ from roca_nocs.modeling.transformer.deformable_transformer import (
 from roca_nocs.modeling.transformer.encoded import Decoded, Encoded
 from roca_nocs.modeling.transformer.feature_levels import (
     FeatureLevels,
+    choose_features,
     extend_strides,
     flatten_levels,
     nearest_level,
@@ -47,7 +48,6 @@ __all__ = ["Decoded", "Encoded", "FutureDetector", "MaskReader"]
 
 MaskReader = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-_SKIPS = 3
 _FEW_CELLS = 100  # of the level that the masks start from
 
 
@@ -55,8 +55,10 @@ class FutureDetector(nn.Module):
     """Deformable DETR (Zhu et al., ICLR 2021) with DETR's mask head (Carion et al., ECCV 2020).
 
     All widths follow from ``backbone.output_shape()``, so that any backbone will do. The levels are
-    its last three features, and further ones of half the resolution each; the mask head starts at
-    the level of ``seg_stride`` and refines it by three skips.
+    its features of 2, 4 and 8 times the finest stride (see
+    :func:`~roca_nocs.modeling.transformer.feature_levels.choose_features`), and further ones of
+    half the resolution each; the mask head starts at the level of ``seg_stride`` and refines it by
+    three skips.
 
     Attributes:
         hidden_dim: C.
@@ -64,6 +66,7 @@ class FutureDetector(nn.Module):
         num_queries: Q of :meth:`initial_queries`.
         level_strides: of each level, in pixels.
         seg_level: index of the level that masks start from.
+        skip_channels: of the three skips, from coarse to fine; empty without a mask head.
         mask_stride: of the masks in pixels; None without a mask head.
     """
 
@@ -98,7 +101,8 @@ class FutureDetector(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: any; its features, from fine to coarse, are those of ``output_shape()``.
+            backbone: any, with features of 1, 2, 4 and 8 times the finest stride, of which the
+                coarsest may be dilated instead.
             num_classes: K.
             num_queries: Q, learned ones or, with ``two_stage``, the best tokens.
             hidden_dim: C; with a mask head of ``mask_type="conv"`` and eight groups a multiple of
@@ -107,7 +111,7 @@ class FutureDetector(nn.Module):
             enc_layers, dec_layers: number of layers.
             dim_feedforward: hidden numbers of the perceptrons.
             dropout: of attentions and perceptrons.
-            num_feature_levels: L; 1 for the last feature only.
+            num_feature_levels: L; fewer than 3 for the coarsest features only.
             enc_n_points, dec_n_points: points that a head samples on each level.
             position_embedding: of C channels; None for the sine code of Deformable DETR.
             with_box_refine: each decoder layer refines the boxes of the one before, with a head of
@@ -117,9 +121,9 @@ class FutureDetector(nn.Module):
             mask_type: ``"conv"``, ``"dot"``, or None for no masks.
             seg_stride: of the level that masks start from, in pixels; the nearest is taken. None
                 for eight times that of the backbone's finest feature.
-            skip_mode: ``"lateral"`` for the three features before the last, so that masks have the
-                resolution of the finest of them; ``"strided"`` for the last three, halved in
-                width, height and channels.
+            skip_mode: ``"lateral"`` for the features of 4, 2 and 1 times the finest stride, so that
+                masks have the resolution of the finest; ``"strided"`` for those of 8, 4 and 2
+                times, halved in width, height and channels.
             x_source: what masks start from, ``"memory"`` or, as in DETR, ``"proj"``, the map that
                 the encoder was given.
             mask_chunk: queries whose masks are computed at a time, with ``mask_type="conv"``.
@@ -131,7 +135,8 @@ class FutureDetector(nn.Module):
                 that masks start from.
 
         Raises:
-            ValueError: numbers that do not fit each other, or an unknown mode.
+            ValueError: numbers that do not fit each other, an unknown mode, or a backbone that
+                lacks a stride.
         """
         super().__init__()
         _check_modes(
@@ -147,10 +152,9 @@ class FutureDetector(nn.Module):
         if two_stage and not with_box_refine:
             raise ValueError("two_stage=True needs with_box_refine=True")
         shapes = backbone.output_shape()
-        names = list(shapes)
-        channels = {name: int(shapes[name].channels) for name in names}
-        strides = {name: int(shapes[name].stride) for name in names}
-        level_names = names[-min(3, num_feature_levels) :]
+        channels = {name: int(shape.channels) for name, shape in shapes.items()}
+        strides = {name: int(shape.stride) for name, shape in shapes.items()}
+        level_names = choose_features(strides, (2, 4, 8)[-num_feature_levels:], "the encoder")
         self.hidden_dim = hidden_dim
         self.num_classes = num_classes
         self.num_queries = num_queries
@@ -189,28 +193,28 @@ class FutureDetector(nn.Module):
         self._add_heads(dec_layers, with_box_refine, two_stage)
 
         self.skip_features: tuple[str, ...] = ()
+        self.skip_channels: tuple[int, ...] = ()
         self.mask_stride: int | None = None
         self.mask_skips: StridedSkips | None = None
         if mask_type is not None:
-            end = len(names) - (skip_mode == "lateral")
-            self.skip_features = tuple(names[max(end - _SKIPS, 0) : end][::-1])
-            if len(self.skip_features) < _SKIPS:
-                raise ValueError(
-                    f"the mask head with skip_mode={skip_mode!r} needs "
-                    f"{_SKIPS + (skip_mode == 'lateral')} features of the backbone, got {names}"
-                )
-            widths = [channels[n] for n in self.skip_features]
-            self._add_mask_head(widths, nheads, skip_mode, gn_groups, mask_dim)
-            factor = 1 if skip_mode == "lateral" else 2
-            self.mask_stride = factor * strides[self.skip_features[-1]]
+            factors = (4, 2, 1) if skip_mode == "lateral" else (8, 4, 2)
+            self.skip_features = choose_features(strides, factors, "the mask head")
+            self.skip_channels = tuple(channels[n] for n in self.skip_features)
+            self.mask_stride = strides[self.skip_features[-1]]
+            if skip_mode == "strided":
+                self.mask_skips = StridedSkips(self.skip_channels)
+                self.skip_channels = tuple(self.mask_skips.out_channels)
+                self.mask_stride *= 2
+            self._add_mask_head(nheads, gn_groups, mask_dim)
         read_all = semantic_levels == "all"
         self.finest_feature: str | None = None
         self.semantic_head: SemanticHead | None = None
         if num_semantic_classes:
-            self.finest_feature = names[0]
+            (self.finest_feature,) = choose_features(strides, (1,), "the semantic head")
             read = num_feature_levels if read_all else 1
+            width = channels[self.finest_feature]
             self.semantic_head = SemanticHead(
-                hidden_dim, channels[names[0]], num_semantic_classes, read, gn_groups
+                hidden_dim, width, num_semantic_classes, read, gn_groups
             )
         seg = self.seg_level
         self._semantic_levels = slice(None) if read_all else slice(seg, seg + 1)
@@ -234,37 +238,33 @@ class FutureDetector(nn.Module):
         if two_stage:
             self.transformer.decoder.attach_class_heads(self.class_embed)
 
-    def _add_mask_head(
-        self,
-        channels: Sequence[int],
-        nheads: int,
-        skip_mode: str,
-        gn_groups: int | str,
-        mask_dim: int | None,
-    ) -> None:
-        if skip_mode == "strided":
-            self.mask_skips = StridedSkips(channels)
-            channels = self.mask_skips.out_channels
+    def _add_mask_head(self, nheads: int, gn_groups: int | str, mask_dim: int | None) -> None:
+        width, skips = self.hidden_dim, self.skip_channels
         if self.mask_type == "dot":
-            self.mask_head: nn.Module = DotMaskHead(self.hidden_dim, channels, gn_groups, mask_dim)
+            self.mask_head: nn.Module = DotMaskHead(width, skips, gn_groups, mask_dim)
             return
-        check_mask_widths(self.hidden_dim, nheads, gn_groups)
-        self.bbox_attention = AttentionMaps(self.hidden_dim, nheads)
-        self.mask_head = ConvMaskHead(self.hidden_dim, nheads, channels, gn_groups)
+        check_mask_widths(width, nheads, gn_groups)
+        self.bbox_attention = AttentionMaps(width, nheads)
+        self.mask_head = ConvMaskHead(width, nheads, skips, gn_groups)
 
     def encode(
         self,
         images: torch.Tensor,
         padding: torch.Tensor | None = None,
         fuse: Callable[[FeatureLevels], torch.Tensor] | None = None,
+        *,
+        whole: bool = False,
     ) -> Encoded:
         """Features and memory of a batch.
 
         Args:
             images: (B, channels, H, W), normalised.
-            padding: (B, H, W) bool, True at padding (or at cells without data); None for none.
+            padding: (B, H, W) bool, True at padding or, with ``whole``, at cells without data; None
+                for none.
             fuse: gives the tokens (B, S, C) that enter the first encoder layer, from the levels as
                 they leave the neck; None leaves them as they are.
+            whole: boxes are relative to the whole image, whatever ``padding`` hides; otherwise to
+                what is left of and above the padding.
 
         Raises:
             ValueError: an image is nothing but padding.
@@ -280,9 +280,9 @@ class FutureDetector(nn.Module):
         if padding is None:
             padding = torch.zeros(images[:, 0].shape, dtype=torch.bool, device=images.device)
         masks = [resize_padding(padding, level) for level in projected]
-        codes = [self.position_embedding(mask) for mask in masks]
-        positions = self.transformer.level_positions(codes)
-        levels = flatten_levels(projected, masks, positions)
+        extents = [torch.zeros_like(mask) for mask in masks] if whole else masks
+        positions = self.transformer.level_positions([*map(self.position_embedding, extents)])
+        levels = flatten_levels(projected, masks, positions, whole=whole)
         if fuse is not None:
             levels = levels._replace(tokens=fuse(levels))
         memory = self.transformer.encoder(levels)
@@ -292,6 +292,7 @@ class FutureDetector(nn.Module):
         return Encoded(
             levels=tuple(split_levels(memory, levels.spatial_shapes)),
             padding=tuple(masks),
+            whole=whole,
             positions=tuple(positions),
             strides=self.level_strides,
             projected=projected[self.seg_level],
