@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from ..coco_json import DatasetError, check_files, get_field, get_numbers, read_json
 from .box3d_records import box3d_annotation
@@ -51,6 +52,9 @@ DATASETS = {
     "nuScenes": OUTDOOR,
 }
 """Name of each dataset in its files -> the classes that are detected in such images."""
+
+NOT_EXHAUSTIVE = ("SUNRGBD", "Objectron")
+"""Datasets that leave objects without an annotation: see ``evaluation.omni3d_ap``."""
 
 IGNORED_NAMES = ("dontcare", "ignore", "void")
 """Categories that are neither objects nor background."""
@@ -85,6 +89,7 @@ def load_omni3d(
     *,
     is_train: bool,
     classes: Sequence[str] | None = None,
+    dataset_name: str | None = None,
 ) -> list[dict[str, Any]]:
     """Read a file into detectron2 records.
 
@@ -97,6 +102,8 @@ def load_omni3d(
         is_train: which of the two rules.
         classes: names in the order of their contiguous ids; other categories are left out. By
             default those of the file but the ignored ones, by ascending id.
+        dataset_name: registered name whose metadata gets ``thing_dataset_id_to_contiguous_id``: the
+            id in the file of each class that the file has.
 
     Returns:
         One dictionary per image: ``layout`` "omni3d", ``file_name``, ``height``, ``width``,
@@ -130,6 +137,8 @@ def load_omni3d(
     }
     ignored = {i for i, name in categories.items() if name in IGNORED_NAMES}
     known = sorted(contiguous.values())
+    if dataset_name is not None:
+        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = contiguous
     records: dict[int, dict[str, Any]] = {}
     for image in get_field(data, "images", str(path)):
         record = _image_record(image, Path(image_root), path)
