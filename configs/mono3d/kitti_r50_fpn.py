@@ -6,6 +6,7 @@ for 16 images.
 """
 
 from detectron2.config import LazyCall as L
+from omegaconf import ListConfig
 
 from roca_nocs.engine.history import HistoryLogger
 from roca_nocs.engine.schedule import multi_step
@@ -37,7 +38,8 @@ train.eval_period = 4000
 train.best.metric = "kitti_3d_strict_R40/Car-moderate"
 
 lr_multiplier = L(multi_step)(max_iter="${train.max_iter}", milestones=[24000, 32000], warmup=1000)
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=232, metric="${train.best.metric}")
-]
+# Loading a config leaves plain lists out.
+hooks = ListConfig(
+    [L(HistoryLogger)(output_dir="${train.output_dir}", period=232, metric="${train.best.metric}")]
+)
 trainer = L(SkippingTrainer)(tolerance=4.0)

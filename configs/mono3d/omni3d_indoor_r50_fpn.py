@@ -4,6 +4,7 @@ The schedule is the one published for Cube R-CNN indoors: batches of 128 images.
 """
 
 from detectron2.config import LazyCall as L
+from omegaconf import ListConfig
 
 from roca_nocs.engine.history import HistoryLogger
 from roca_nocs.engine.schedule import multi_step
@@ -40,7 +41,8 @@ train.eval_period = 29000
 train.best.metric = "omni3d_3d/AP"
 
 lr_multiplier = L(multi_step)(max_iter="${train.max_iter}", milestones=[69600, 92800], warmup=3625)
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=1000, metric="${train.best.metric}")
-]
+# Loading a config leaves plain lists out.
+hooks = ListConfig(
+    [L(HistoryLogger)(output_dir="${train.output_dir}", period=1000, metric="${train.best.metric}")]
+)
 trainer = L(SkippingTrainer)(tolerance=4.0)

@@ -4,6 +4,7 @@ Meant for the CPU: `--num-gpus 0 --num-processes 2`.
 """
 
 from detectron2.config import LazyCall as L
+from omegaconf import ListConfig
 
 from roca_nocs.engine.history import HistoryLogger
 from roca_nocs.utils.deferred import Deferred
@@ -23,6 +24,7 @@ model.roi_heads.priors = L(Deferred)(
 
 # AP over all recalls, which chooses the best checkpoint, gains from detections of low scores.
 model.roi_heads.box_predictor.test_score_thresh = 0.01
+model.roi_heads.box_predictor.test_topk_per_image = 100
 
 lr_multiplier.final = 0.02
 
@@ -37,6 +39,7 @@ train.checkpointer.period = 150
 train.eval_period = 500
 train.best.metric = "omni3d_3d/AP"
 
-hooks = [
-    L(HistoryLogger)(output_dir="${train.output_dir}", period=150, metric="${train.best.metric}")
-]
+# Loading a config leaves plain lists out.
+hooks = ListConfig(
+    [L(HistoryLogger)(output_dir="${train.output_dir}", period=150, metric="${train.best.metric}")]
+)

@@ -20,4 +20,5 @@ _heads.batch_size_per_image = 64
 _heads.positive_fraction = 0.5  # 3D boxes learn from the foreground only
 _heads.box_pooler.sampling_ratio = 2
 _heads.box_head.fc_dims = [256, 256]
+_heads.box_predictor.test_topk_per_image = 30
 _heads.cube_head.fc_dims = [256, 256]
