@@ -168,6 +168,15 @@ def test_order_of_the_2d_boxes(load: Callable, missing: tuple, expected: list | 
     assert [each["bbox"] for each in first["annotations"]] == ([expected] if expected else [])
 
 
+def test_box_that_reaches_beyond_the_image(load: Callable) -> None:
+    entry = annotation(1)
+    first, _ = load(content(entry), truncated_boxes=False)
+    assert first["annotations"][0]["bbox"] == [-8, 9, 30, 21]
+    del entry["bbox2D_trunc"]  # a file may lack the field
+    first, _ = load(content(entry))
+    assert first["annotations"][0]["bbox"] == [-8, 9, 30, 21]
+
+
 HARD: dict[str, tuple[dict[str, Any], bool, bool]] = {
     # what, ignored in training, ignored in evaluation
     "truncated": ({"truncation": 0.5}, False, True),
