@@ -11,6 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
+from roca_nocs.geometry.projection import resize_projection
+
 __all__ = ["Mono3DRCNN"]
 
 logger = logging.getLogger(__name__)
@@ -18,13 +20,18 @@ logger = logging.getLogger(__name__)
 # Of the height of the image, where the camera is unknown.
 _NOMINAL_FOCAL = 2.0
 
+_OF_THE_RECORD = ("P", "K")
+_CAMERAS = ("projection", "intrinsics", *_OF_THE_RECORD)
+
 
 @META_ARCH_REGISTRY.register()
 class Mono3DRCNN(GeneralizedRCNN):
     """Monocular 3D boxes: a ``GeneralizedRCNN`` of a ``PaddedRPN`` and ``Mono3DROIHeads``.
 
-    Each input holds ``image`` (3, H, W) and ``projection`` (3, 4) or ``intrinsics`` (3, 3), from
-    the camera frame (x right, y down, z forward, metres) to pixels of ``image``. In training it
+    Each input holds ``image`` (3, H, W) and a camera, from the camera frame (x right, y down, z
+    forward, metres) to pixels: ``projection`` (3, 4) or ``intrinsics`` (3, 3) to those of
+    ``image``, or ``P`` (3, 4) or ``K`` (3, 3) to those of the record's ``height`` and ``width``,
+    of which ``image`` is a resized copy. The first of these that is there counts. In training it
     also holds ``instances`` and optionally ``ignore_boxes``, as
     ``roca_nocs.data.mono3d_mapper.Mono3DMapper`` makes them, and optionally ``known_classes``, ids
     of the classes that are annotated in the image: where a dataset knows only some, nothing is
@@ -119,13 +126,14 @@ class Mono3DRCNN(GeneralizedRCNN):
         """(B, 3, 4) float32, from the camera frame to pixels of the images."""
         rows = []
         for index, (record, size) in enumerate(zip(inputs, image_sizes, strict=True)):
-            given = record.get("projection")
-            given = record.get("intrinsics") if given is None else given
-            if given is None:
+            name = next((each for each in _CAMERAS if record.get(each) is not None), None)
+            if name is not None:
+                given = record[name]
+            else:
                 if self.training:
                     raise ValueError(
-                        f"{_describe(record, index)} has neither 'projection' (3x4) nor "
-                        "'intrinsics' (3x3), which training needs"
+                        f"{_describe(record, index)} has no camera, neither 'projection' or 'P' "
+                        "(3x4) nor 'intrinsics' or 'K' (3x3), which training needs"
                     )
                 given = _nominal_intrinsics(size)
                 logger.warning(
@@ -140,8 +148,13 @@ class Mono3DRCNN(GeneralizedRCNN):
             if matrix.shape != (3, 4):
                 raise ValueError(
                     f"{_describe(record, index)}: its camera has the shape {tuple(matrix.shape)}; "
-                    "expected 'projection' (3, 4) or 'intrinsics' (3, 3)"
+                    "expected 'projection' or 'P' (3, 4), or 'intrinsics' or 'K' (3, 3)"
                 )
+            if name in _OF_THE_RECORD:
+                height, width = size
+                scale_x = width / record.get("width", width)
+                scale_y = height / record.get("height", height)
+                matrix = resize_projection(matrix, scale_x, scale_y)
             rows.append(matrix)
         return torch.stack(rows).to(self.device)
 
