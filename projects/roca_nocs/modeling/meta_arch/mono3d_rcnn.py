@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 
 from roca_nocs.geometry.projection import resize_projection
+from roca_nocs.modeling.mono3d.padding import largest_boxes
 
 __all__ = ["Mono3DRCNN"]
 
@@ -49,6 +51,31 @@ class Mono3DRCNN(GeneralizedRCNN):
     ``pred_rotation_y`` and ``pred_alpha`` (N,), ``pred_box3d`` (N, 8, 3) corners.
     """
 
+    @configurable
+    def __init__(self, *, max_ground_truths: int | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            max_ground_truths: objects of an image that are trained, those with the largest 2D
+                boxes; the others become regions to ignore, and one warning is logged. None: all.
+            kwargs: arguments of ``GeneralizedRCNN``.
+
+        Raises:
+            ValueError: ``max_ground_truths`` is below 1.
+        """
+        super().__init__(**kwargs)
+        if max_ground_truths is not None and max_ground_truths < 1:
+            raise ValueError(
+                f"max_ground_truths is {max_ground_truths}; expected 1 or more, or None"
+            )
+        self.max_ground_truths = max_ground_truths
+        self._warned = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``cfg.MODEL`` with the keys of ``modeling.mono3d_config.add_mono3d_config``."""
+        limit = cfg.MODEL.MAX_GROUND_TRUTHS or None
+        return {**super().from_config(cfg), "max_ground_truths": limit}
+
     def forward(
         self, batched_inputs: list[dict[str, Any]]
     ) -> dict[str, torch.Tensor] | list[dict[str, Any]]:
@@ -68,6 +95,8 @@ class Mono3DRCNN(GeneralizedRCNN):
         ignore_boxes = [
             x.get("ignore_boxes", torch.zeros(0, 4)).to(self.device) for x in batched_inputs
         ]
+        if self.max_ground_truths is not None:
+            targets, ignore_boxes = self._largest(targets, ignore_boxes, self.max_ground_truths)
         features = self.backbone(images.tensor)
         proposals, losses = self.proposal_generator(images, features, targets, ignore_boxes)
         _, head_losses = self.roi_heads(
@@ -110,6 +139,25 @@ class Mono3DRCNN(GeneralizedRCNN):
             {"instances": _at_output_size(each, record)}
             for each, record in zip(results, batched_inputs, strict=True)
         ]
+
+    def _largest(
+        self, targets: Sequence[Instances], ignore_boxes: Sequence[torch.Tensor], limit: int
+    ) -> tuple[list[Instances], list[torch.Tensor]]:
+        """The largest objects of each image, and regions to ignore with the others among them."""
+        if not self._warned and (most := max(map(len, targets))) > limit:
+            self._warned = True
+            logger.warning(
+                "an image has %d objects; the %d with the largest 2D boxes are trained", most, limit
+            )
+        kept_targets, regions = [], []
+        for target, ignored in zip(targets, ignore_boxes, strict=True):
+            boxes = target.gt_boxes.tensor
+            kept = largest_boxes(boxes, limit)
+            others = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
+            others[kept] = False
+            kept_targets.append(target[kept])
+            regions.append(torch.cat([ignored, boxes[others]]))
+        return kept_targets, regions
 
     def _known_classes(self, inputs: Sequence[dict[str, Any]]) -> torch.Tensor | None:
         """(B, C) bool, or None where all classes are annotated in all images."""
