@@ -1,6 +1,6 @@
 """Monocular 3D boxes R50-FPN on indoor Omni3D: full rotations, learned from corners.
 
-The schedule is Cube R-CNN's for 32 images.
+The schedule is the one published for Cube R-CNN indoors: batches of 128 images.
 """
 
 from detectron2.config import LazyCall as L
@@ -29,7 +29,7 @@ _heads.priors = L(Deferred)(
     shortest_side=448,
 )
 
-optimizer.lr = 0.02
+optimizer.lr = 0.08
 
 train.output_dir = "./output/mono3d_omni3d_indoor_r50_fpn"
 train.init_checkpoint = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"

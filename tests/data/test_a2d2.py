@@ -127,6 +127,20 @@ def test_records_are_the_same_whatever_the_files_mean(
         assert (annotation["truncation"], annotation["occlusion"]) == (0.25, 1)
 
 
+def test_boxes_out_of_sight_do_not_decide(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    """Sixty boxes behind the camera come first; by them alone nothing could be told."""
+    monkeypatch.setattr(logging.getLogger("roca_nocs"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="roca_nocs")
+    path = first_label(write(tmp_path, swapped=True))
+    entries = json.loads(path.read_text())
+    behind = {
+        f"behind_{number}": entries["box_0"] | {"center": [-9.0, 0.0, 0.0]} for number in range(60)
+    }
+    path.write_text(json.dumps(behind | entries))
+    load_a2d2(tmp_path, "train")
+    assert "2d_bbox is (top, left, bottom, right): mean IoU 1.00 over 40 boxes" in caplog.text
+
+
 def test_every_fifth_sequence_is_for_validation(tmp_path: Path) -> None:
     write(tmp_path)
     train, val = load_a2d2(tmp_path, "train"), load_a2d2(tmp_path, "val")

@@ -49,6 +49,7 @@ NAMES = {
     "a2d2_train",
     "omni3d_sunrgbd_train",
     "omni3d_kitti_test",
+    "omni3d_all_hypersim_val",
     "traffic_train",
     "traffic_tiny_val",
     "traffic_full_test",
@@ -59,7 +60,7 @@ NAMES = {
 
 def test_names_are_registered_once() -> None:
     names = [dataset.name for dataset in builtin_datasets()]
-    assert len(names) == len(set(names)) == 84
+    assert len(names) == len(set(names)) == 102
     assert set(names) >= NAMES
     assert set(DatasetCatalog.list()) >= set(names)
 
@@ -92,6 +93,12 @@ def test_metadata_is_there_without_files() -> None:
     assert kitti.evaluator_type == "kitti" and kitti.get("json_file") is None
     assert kitti.image_root == str(dataset_root() / "kitti/testing/image_2")
     assert len(MetadataCatalog.get("omni3d_sunrgbd_train").thing_classes) == 38
+    assert len(MetadataCatalog.get("omni3d_all_sunrgbd_train").thing_classes) == 50
+    exhaustive = {
+        name: MetadataCatalog.get(f"omni3d_{name}_test").exhaustive
+        for name in ("sunrgbd", "hypersim", "arkitscenes", "objectron", "kitti", "nuscenes")
+    }
+    assert [name for name, value in exhaustive.items() if not value] == ["sunrgbd", "objectron"]
     assert MetadataCatalog.get("street_omni3d_val").thing_classes == [
         "car",
         "pedestrian",

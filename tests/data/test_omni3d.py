@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from roca_nocs.data.coco_json import DatasetError
+from roca_nocs.data.datasets.builtin import builtin_datasets
 from roca_nocs.data.datasets.kitti import yaw_rotation
 from roca_nocs.data.datasets.omni3d import ALL_CLASSES, INDOOR, OUTDOOR, load_omni3d
 
@@ -115,6 +117,43 @@ def test_classes_are_mapped_by_name(load: Callable) -> None:
     assert first["known_classes"] == [1]  # buses and chairs may be there without an annotation
 
 
+def test_ids_of_the_file_become_those_of_the_metadata(load: Callable) -> None:
+    options = {"classes": ("bus", "car", "pedestrian"), "dataset_name": "small_omni3d"}
+    try:
+        load(content(), **options)
+        load(content(), **options)  # read again
+        metadata = MetadataCatalog.get("small_omni3d")
+        # The file has no bus, and its tram is no class here.
+        assert metadata.thing_dataset_id_to_contiguous_id == {12: 1, 7: 2}
+    finally:
+        MetadataCatalog.pop("small_omni3d")
+
+
+@pytest.mark.parametrize("prefix", ["omni3d", "omni3d_all"])
+@pytest.mark.parametrize(("split", "counts"), [("train", 1), ("val", 1), ("test", 0)])
+def test_only_the_test_split_is_read_by_the_rules_of_evaluation(
+    load: Callable, tmp_path: Path, prefix: str, split: str, counts: int
+) -> None:
+    load(content())  # makes the images
+    (tmp_path / "Omni3D").mkdir()
+    half_hidden = content(annotation(1, visibility=0.3))
+    (tmp_path / f"Omni3D/KITTI_{split}.json").write_text(json.dumps(half_hidden))
+    (dataset,) = (each for each in builtin_datasets() if each.name == f"{prefix}_kitti_{split}")
+    assert len(dataset.classes) == {"omni3d": 11, "omni3d_all": 50}[prefix]
+    try:
+        first, _ = dataset.load(tmp_path / "Omni3D")
+        metadata = MetadataCatalog.get(dataset.name)
+        assert metadata.thing_dataset_id_to_contiguous_id == {7: 0, 12: 1}
+    finally:
+        # As it was registered, without the ids of this file.
+        registered = metadata.as_dict()
+        del registered["name"], registered["thing_dataset_id_to_contiguous_id"]
+        MetadataCatalog.pop(dataset.name)
+        MetadataCatalog.get(dataset.name).set(**registered)
+    assert (len(first["annotations"]), len(first["ignored"])) == (counts, 1 - counts)
+    assert first["known_classes"] == [0, 1]  # whatever else the class list has
+
+
 @pytest.mark.parametrize(
     ("missing", "expected"),
     [
@@ -127,6 +166,15 @@ def test_classes_are_mapped_by_name(load: Callable) -> None:
 def test_order_of_the_2d_boxes(load: Callable, missing: tuple, expected: list | None) -> None:
     first, _ = load(content(annotation(1, **{field: [-1] * 4 for field in missing})))
     assert [each["bbox"] for each in first["annotations"]] == ([expected] if expected else [])
+
+
+def test_box_that_reaches_beyond_the_image(load: Callable) -> None:
+    entry = annotation(1)
+    first, _ = load(content(entry), truncated_boxes=False)
+    assert first["annotations"][0]["bbox"] == [-8, 9, 30, 21]
+    del entry["bbox2D_trunc"]  # a file may lack the field
+    first, _ = load(content(entry))
+    assert first["annotations"][0]["bbox"] == [-8, 9, 30, 21]
 
 
 HARD: dict[str, tuple[dict[str, Any], bool, bool]] = {

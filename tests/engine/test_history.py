@@ -27,7 +27,7 @@ WITHOUT_PICTURE = pytest.mark.usefixtures("quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the picture, which takes longer than all else."""
-    monkeypatch.setattr(history_module, "plot_history", lambda rows, metric: None)
+    monkeypatch.setattr(history_module, "plot_history", lambda *_: None)
 
 
 class Line(nn.Module):
@@ -98,6 +98,12 @@ def run(
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def evaluations(folder: Path) -> dict[int, float]:
+    """Iteration -> value."""
+    lines = [json.loads(x) for x in (folder / "evaluations.jsonl").read_text().splitlines()]
+    return {line["iteration"]: line["results"]["kitti/Car"] for line in lines}
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -191,6 +197,59 @@ def test_resumed_training_has_the_rows_of_one_that_never_stopped(
 
 
 @WITHOUT_PICTURE
+def test_evaluations_within_an_epoch_keep_their_iterations(tmp_path: Path) -> None:
+    run(tmp_path, eval_period=3, period=8)
+    first, second = rows(tmp_path)
+    # The count is that of the iterations before.
+    assert evaluations(tmp_path) == {3: 20.0, 6: 50.0, 9: 80.0, 10: 100.0}
+    assert (first["iteration"], first["val"]["iteration"]) == (8, 6)
+    assert first["val"]["kitti/Car"] == 50.0 and second["val"]["kitti/Car"] == 100.0
+    assert [row["val/iteration"] for row in table(tmp_path)] == ["6", "10"]
+
+
+@WITHOUT_PICTURE
+def test_best_is_that_of_the_evaluation(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        eval_period=3,
+        period=8,
+        evaluate=lambda count: {"kitti": {"Car": -((count - 5) ** 2)}},
+    )
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best == {"metric": "kitti/Car", "value": 0, "iteration": 6}
+
+
+@pytest.mark.parametrize("kill_at", range(1, 10))
+@pytest.mark.parametrize("lost", [False, True])
+@WITHOUT_PICTURE
+def test_evaluations_survive_a_kill(tmp_path: Path, kill_at: int, lost: bool) -> None:
+    """Killed behind the checkpoint of an iteration; also in a new folder but for checkpoints."""
+    run(tmp_path / "whole", eval_period=3, period=8)
+    with pytest.raises(Stop):
+        run(tmp_path / "cut", eval_period=3, period=8, kill_at=kill_at)
+    if lost:
+        for path in (tmp_path / "cut").glob("*.jsonl"):
+            path.unlink()
+    run(tmp_path / "cut", eval_period=3, period=8, resume=True)
+    expected, found = evaluations(tmp_path / "whole"), evaluations(tmp_path / "cut")
+    # An evaluation that the kill prevented is not done again.
+    assert found == {i: value for i, value in expected.items() if i != kill_at + 1 or i == 10}
+    best = json.loads((tmp_path / "cut/best.json").read_text())
+    assert best["iteration"] == 10
+
+
+@WITHOUT_PICTURE
+def test_evaluation_behind_the_last_checkpoint_is_kept(tmp_path: Path) -> None:
+    run(tmp_path, 6, eval_period=3, period=8)
+    for iteration in (3, 4, 5):
+        (tmp_path / f"model_{iteration:07d}.pth").unlink()
+    (tmp_path / "model_final.pth").unlink()
+    (tmp_path / "last_checkpoint").write_text("model_0000002.pth")
+    run(tmp_path, eval_period=3, period=8, resume=True)
+    assert evaluations(tmp_path) == {3: 20.0, 6: 50.0, 9: 80.0, 10: 100.0}
+
+
+@WITHOUT_PICTURE
 def test_rows_that_are_done_again_are_dropped(tmp_path: Path) -> None:
     run(tmp_path)
     expected = without_time(rows(tmp_path))
@@ -226,7 +285,7 @@ def test_damaged_line_ends_what_is_read(
     path = tmp_path / "history.jsonl"
     path.write_text(path.read_text().splitlines()[0] + '\n{"epoch": 2, "iter')
     files = history_module.HistoryFiles(tmp_path, None, maximize=True)
-    assert [row["iteration"] for row in files.read(10)] == [4]
+    assert [row["iteration"] for row in files.read("history.jsonl", 10)] == [4]
     assert "line 2 is damaged" in caplog.text
 
 
@@ -250,11 +309,7 @@ def test_processes_are_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @WITHOUT_PICTURE
 def test_smallest_value_can_be_the_best(tmp_path: Path) -> None:
     files = history_module.HistoryFiles(tmp_path, "error", maximize=False)
-    history = [
-        {"epoch": e, "iteration": 4 * e, "wall_time_min": 0.5, "lr": 0.1, "train": {}, "val": val}
-        for e, val in enumerate([{"error": 3.0}, {"error": None}, {"error": 2.0}, {}], start=1)
-    ]
-    files.write(history)
+    files.write([], {4: {"error": 3.0}, 8: {"error": None}, 12: {"error": 2.0}, 16: {}})
     best = json.loads((tmp_path / "best.json").read_text())
     assert best == {"metric": "error", "value": 2.0, "iteration": 12}
     assert not list(tmp_path.glob(".*"))
@@ -268,22 +323,25 @@ def test_plot_is_a_picture_of_the_curves(tmp_path: Path) -> None:
             "iteration": 4 * e,
             "lr": 0.1,
             "train": {"loss_z": 1.0 / e},
-            "val": {"AP": None if e == 1 else e},
+            "val": {},
         }
         | {"epoch": e, "wall_time_min": 0.5}
         for e in (1, 2, 3)
     ]
-    history_module.HistoryFiles(tmp_path, None, maximize=True).write(history)
+    results: dict[int, dict[str, float | None]] = {5: {"AP": None}, 9: {"AP": 2.0}, 11: {"AP": 3.0}}
+    history_module.HistoryFiles(tmp_path, None, maximize=True).write(history, results)
     picture = (tmp_path / "history.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     history[1]["train"]["loss_z"] = 50.0
-    assert plot_history(history) != picture
-    assert plot_history([]) is None
+    changed = plot_history(history, results)
+    assert changed != picture
+    assert plot_history(history, {5: {"AP": None}, 10: {"AP": 2.0}, 11: {"AP": 3.0}}) != changed
+    assert plot_history([], {}) is None
     # The chosen result is drawn, however many there are.
-    for row in history:
-        row["val"] = {f"task/{letter}": 1.0 for letter in "abcdefghijklmno"}
-        row["val"]["task/per-class"] = float(row["epoch"])
-    assert plot_history(history, "task/per-class") != plot_history(history)
+    for iteration, values in results.items():
+        values |= {f"task/{letter}": 1.0 for letter in "abcdefghijklmno"}
+        values["task/per-class"] = float(iteration)
+    assert plot_history(history, results, "task/per-class") != plot_history(history, results)
 
 
 def test_senseless_period() -> None:

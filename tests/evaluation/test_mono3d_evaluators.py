@@ -23,7 +23,11 @@ from roca_nocs.evaluation import KittiEvaluator, Omni3DEvaluator
 from roca_nocs.evaluation.kitti_ap import METRICS, kitti_precision
 from roca_nocs.evaluation.kitti_evaluator import RESULTS_FOLDER
 from roca_nocs.evaluation.mono3d_trivial import axial_mean, class_boxes
-from roca_nocs.evaluation.mono3d_writers import read_kitti_objects, read_omni3d_results
+from roca_nocs.evaluation.mono3d_writers import (
+    read_kitti_objects,
+    read_omni3d_results,
+    write_omni3d_results,
+)
 from roca_nocs.evaluation.omni3d_ap import IN_SPACE, omni3d_precision
 from roca_nocs.evaluation.omni3d_evaluator import RESULTS_FILE, annotated_truth
 from roca_nocs.evaluation.summary import MONO3D_ROWS, find_metric
@@ -232,12 +236,82 @@ def test_omni3d_ignored_objects_and_unknown_classes(street: Path) -> None:
         )
 
 
+@pytest.fixture
+def two_parts(street: Path) -> Iterator[list[str]]:
+    """The street in two datasets: the second knows no cyclists and is not exhaustive."""
+    names = ["made_up_part_a", "made_up_part_b"]
+    records = DatasetCatalog.get(NAME)
+    for name, rows, ids in zip(
+        names, (slice(0, 20), slice(20, None)), (IDS, {3: 0, 7: 1}), strict=True
+    ):
+        part = records[rows]
+        for record in part:
+            record["known_classes"] = sorted(ids.values())
+            known = [a for a in record["annotations"] if a["category_id"] in ids.values()]
+            record["annotations"] = known
+        DatasetCatalog.register(name, lambda part=part: copy.deepcopy(part))
+        MetadataCatalog.get(name).set(
+            thing_classes=list(CLASSES),
+            thing_dataset_id_to_contiguous_id=ids,
+            exhaustive=name == names[0],
+        )
+    yield names
+    for name in names:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)
+
+
+def test_several_datasets_count_as_one(batch: Batch, two_parts: list[str], tmp_path: Path) -> None:
+    # Cyclists are detected everywhere, though the second dataset has no annotations of them.
+    results = run(Omni3DEvaluator(two_parts, two_parts, str(tmp_path)), batch)
+    assert results["omni3d_3d"]["AP"] == results["omni3d_2d"]["AP"] == pytest.approx(100)
+    assert results["omni3d_3d"]["AP-Cyclist"] == pytest.approx(100)
+    assert 0 < results["omni3d_trivial_predictors"]["class_mean_box-3d_AP"] < 60
+    rows = json.loads((tmp_path / RESULTS_FILE).read_text())
+    assert {row["category_id"] for row in rows} == set(IDS)
+    cyclists = {row["image_id"] for row in rows if row["category_id"] == 12}
+    assert cyclists == {each["image_id"] for each in DatasetCatalog.get(two_parts[0])}
+
+
+@pytest.mark.parametrize(("part", "forgiven"), [(0, False), (1, True)])
+def test_far_detections_are_forgiven_where_annotations_are_not_exhaustive(
+    batch: Batch, two_parts: list[str], part: int, forgiven: bool
+) -> None:
+    images = {each["image_id"] for each in DatasetCatalog.get(two_parts[part])}
+    for row, (record, instances) in enumerate(batch):
+        if record["image_id"] not in images or not len(instances):
+            continue
+        extra = instances[instances.pred_classes == 0][:]
+        extra.scores = extra.scores + 1.0  # above all others
+        extra.pred_boxes.tensor[:, [1, 3]] += 2000.0
+        extra.pred_center_cam = extra.pred_center_cam + 50.0
+        batch[row] = (record, Instances.cat([instances, extra]))
+    found = run(Omni3DEvaluator(two_parts), batch)["omni3d_3d"]["AP-Car"]
+    assert (found == pytest.approx(100)) == forgiven
+
+
+def test_datasets_that_do_not_go_together(two_parts: list[str]) -> None:
+    one, other = two_parts
+    with pytest.raises(ValueError, match=f"{one} has images with ids of another dataset"):
+        Omni3DEvaluator([NAME, one])
+    metadata = MetadataCatalog.get(other).as_dict()
+    for changed, message in (
+        ({"thing_classes": ["chair"]}, r"\['chair'\].*need the same ones"),
+        ({"thing_dataset_id_to_contiguous_id": {7: 0}}, "means Car by the category id 7"),
+    ):
+        MetadataCatalog.pop(other)
+        kept = {key: value for key, value in metadata.items() if key != "name"}
+        MetadataCatalog.get(other).set(**(kept | changed))
+        with pytest.raises(ValueError, match=message):
+            Omni3DEvaluator(two_parts)
+
+
 def test_omni3d_file_can_be_evaluated_again(batch: Batch, tmp_path: Path) -> None:
     batch = noisy(batch)
     results = run(Omni3DEvaluator(NAME, output_dir=str(tmp_path / "new")), batch)
     records = [record for record, _ in batch]
     path = tmp_path / "new" / RESULTS_FILE
-    pred = read_omni3d_results(path, records, list(IDS))
+    pred = read_omni3d_results(path, records, IDS)
     again = omni3d_precision(pred, *annotated_truth(records), len(CLASSES), IN_SPACE)
     assert 100 * again.summary()["AP"] == pytest.approx(results["omni3d_3d"]["AP"], abs=1e-9)
 
@@ -258,10 +332,12 @@ def test_omni3d_file_can_be_evaluated_again(batch: Batch, tmp_path: Path) -> Non
     ):
         path.write_text(json.dumps([row | change]))
         with pytest.raises(DatasetError, match=message):
-            read_omni3d_results(path, records, list(IDS))
+            read_omni3d_results(path, records, IDS)
+    with pytest.raises(ValueError, match=r"classes \[2\].*has no id"):
+        write_omni3d_results(path, records, pred, {3: 0, 7: 1})
     path.write_text("{}")
     with pytest.raises(DatasetError, match="not a list"):
-        read_omni3d_results(path, records, list(IDS))
+        read_omni3d_results(path, records, IDS)
 
 
 def test_an_object_behind_the_camera_has_no_pixel(batch: Batch, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from detectron2.utils.events import EventStorage
 from modeling.tiny_mono3d import narrow_mono3d, perfect_outputs
 from roca_nocs.data.mono3d_mapper import Mono3DMapper
 from roca_nocs.engine.config import load_config
+from roca_nocs.engine.history import HistoryLogger
 
 CONFIGS = Path(__file__).parents[2] / "configs/mono3d"
 NAMES = [
@@ -37,6 +38,13 @@ def test_parts_fit_each_other(path: Path) -> None:
     assert list(model.roi_heads.cube_pooler.scales) == scales
     (num_anchors,) = set(rpn.anchor_generator.num_anchors)
     assert rpn.rpn_head.objectness_logits.out_channels == num_anchors
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_history_is_written(path: Path, tmp_path: Path) -> None:
+    config = load_config(path, [f"train.output_dir={tmp_path}"])
+    hook = instantiate(config.hooks.history)
+    assert isinstance(hook, HistoryLogger)
 
 
 @pytest.fixture

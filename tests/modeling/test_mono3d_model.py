@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
@@ -22,7 +20,6 @@ from modeling.tiny_mono3d import (
     make_input,
     perfect_outputs,
     priors,
-    projection,
 )
 from roca_nocs.engine.ema import build_average, restart_average
 from roca_nocs.geometry.box3d_codec import BoxPriors
@@ -30,8 +27,6 @@ from roca_nocs.geometry.cuboids import box_corners, rotation_from_yaw
 from roca_nocs.geometry.projection import project_points, resize_projection
 from roca_nocs.geometry.yaw_bins import wrap_angle
 from roca_nocs.modeling.mono3d.class_priors import ClassPriors
-from roca_nocs.modeling.mono3d.decoding import suppress_duplicates
-from roca_nocs.modeling.mono3d_config import add_mono3d_config
 
 DETECTION = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 YAW = {"loss_yaw_residual", "loss_yaw_category"}
@@ -252,19 +247,6 @@ def test_given_boxes() -> None:
     torch.testing.assert_close(found.pred_boxes.tensor, truth.gt_boxes.tensor)
 
 
-def test_duplicates_in_the_birds_eye_view() -> None:
-    center = torch.tensor([[0.0, 1, 10], [0.1, 1, 10.1], [0, 1, 10], [9, 1, 20]])
-    dimensions = torch.tensor([1.6, 1.5, 3.9]).repeat(4, 1)
-    yaw = torch.tensor([0.3, 0.3 + torch.pi, 0.3, 0.3])
-    classes = torch.tensor([0, 0, 1, 0])
-    scores = torch.tensor([0.5, 0.9, 0.4, 0.1])
-    kept = suppress_duplicates(center, dimensions, yaw, classes, scores, 0.5)
-    assert kept.tolist() == [1, 2, 3]
-    assert len(suppress_duplicates(center, dimensions, yaw, classes, scores, 0.95)) == 4
-    none = (center[:0], dimensions[:0], yaw[:0], classes[:0], scores[:0])
-    assert suppress_duplicates(*none, 0.5).shape == (0,)
-
-
 def test_missing_cameras(caplog: pytest.LogCaptureFixture) -> None:
     model = build_mono3d()
     record = make_input(2, seed=6)
@@ -340,42 +322,3 @@ def test_priors_are_computed_once_and_stored() -> None:
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_mono3d(**options)
-
-
-def test_model_of_an_old_kind_of_config() -> None:
-    cfg = get_cfg()
-    add_mono3d_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "Mono3DRCNN"
-    cfg.MODEL.MASK_ON = False
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
-    cfg.MODEL.FPN.OUT_CHANNELS = 16
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 32], [48, 96], [160, 320]]
-    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PaddedRPN"
-    cfg.MODEL.ROI_HEADS.NAME = "Mono3DROIHeads"
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = NUM_CLASSES
-    for part in (cfg.MODEL.RPN, cfg.MODEL.ROI_HEADS):
-        part.IN_FEATURES = ["p2", "p3", "p4"]
-    cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
-    for head in (cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_CUBE_HEAD):
-        head.NUM_FC, head.FC_DIM, head.POOLER_RESOLUTION = 2, 16, 7
-    cfg.MODEL.LOSS_W.YAW_CLS = 0.0
-    cfg.MODEL.LOSS_W.OBJECT = 0.0
-    model = build_model(cfg)
-    with EventStorage():
-        losses = model.train()([make_input(2)])
-    assert losses.keys() == DETECTION | {"loss_box3d"} | YAW
-    zero = {name for name, loss in losses.items() if loss == 0}
-    assert zero == {"loss_yaw_category", "loss_rpn_cls"}
-    assert model.roi_heads.yaw_bins.num_bins == 12
-
-
-def test_projection_is_preferred_to_intrinsics() -> None:
-    record = {"projection": projection(), "intrinsics": torch.eye(3)}
-    (found,) = build_mono3d()._projections([record], [(HEIGHT, WIDTH)])
-    torch.testing.assert_close(found, projection())

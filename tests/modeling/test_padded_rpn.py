@@ -17,9 +17,11 @@ def test_padded_outputs() -> None:
     images = model.preprocess_image([make_input(0, size=size) for size in sizes])
     with torch.no_grad():
         features = model.backbone(images.tensor)
-        padded = rpn.padded_outputs(images, features)
-        proposals, losses = rpn(images, features)
-    assert losses == {}
+        proposals, losses, padded = rpn.forward_padded(images, features)
+        same, none = rpn(images, features)
+    assert losses == none == {}
+    for each, other in zip(proposals, same, strict=True):
+        assert torch.equal(each.proposal_boxes.tensor, other.proposal_boxes.tensor)
     dense, head = padded["dense"], padded["head"]
     cells = sum((images.tensor.shape[2] // s) * (images.tensor.shape[3] // s) for s in (4, 8, 16))
     assert dense["anchors"].shape == (6 * cells, 4)
@@ -45,6 +47,19 @@ def test_padded_outputs() -> None:
     box = rpn.box2box_transform.apply_deltas(deltas[None], dense["anchors"][best][None])
     limit = torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])
     torch.testing.assert_close(box[0].clamp(min=0).minimum(limit), head["rpn_bbox2d"][0, 0])
+
+
+def test_padded_outputs_of_a_training_step_are_those_of_its_losses() -> None:
+    model = build_mono3d().train()
+    record = make_input(3, seed=1)
+    images = model.preprocess_image([record])
+    with EventStorage():
+        proposals, losses, padded = model.proposal_generator.forward_padded(
+            images, model.backbone(images.tensor), [record["instances"]]
+        )
+    assert losses.keys() == {"loss_rpn_cls", "loss_rpn_loc"}
+    assert padded["head"]["rpn_valid"].sum() == len(proposals[0])
+    assert padded["dense"]["rpn_object_logit"].requires_grad
 
 
 def test_training_needs_ground_truth() -> None:

@@ -21,6 +21,7 @@ from roca_nocs.modeling.roi_heads.mono3d_heads import Mono3DROIHeads
 from .mask_rcnn_fpn import model
 
 model._target_ = Mono3DRCNN
+model.max_ground_truths = None
 model.backbone.bottom_up.out_features = ["res2", "res3", "res4"]
 model.backbone.top_block = None
 

@@ -25,6 +25,8 @@ __all__ = ["HistoryLogger", "HistoryWriter"]
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+Evaluations = dict[int, Row]
+"""Iteration, counted from 1 -> results of the evaluation behind it, None where not finite."""
 
 FIXED_COLUMNS = ("epoch", "iteration", "wall_time_min", "lr")
 NUM_NAN = "num_nan"
@@ -40,12 +42,13 @@ class HistoryLogger(HookBase):
     An epoch is a fixed number of iterations; the last one may be shorter. Scalars with a smoothing
     hint belong to the training: their mean over the epoch is that over all samples, for batches
     have the same size. Scalars of several processes count together. What is put without the hint,
-    other than the learning rate, is a result of an evaluation.
+    other than the learning rate, is a result of an evaluation. Each evaluation is written at once
+    to ``evaluations.jsonl``, with its own iteration; the row of its epoch has the latest results.
 
-    Register it on all processes, before the `CheckpointHook`: the sums of an unfinished epoch are
-    saved, so a resumed training goes on with them, and its rows are those of a training that never
-    stopped. (Sums are the main process's own: of what only other processes recorded, the iterations
-    of that epoch before the interruption are missing.)
+    Register it on all processes, before the `CheckpointHook`: the sums of an unfinished epoch and
+    the evaluations so far are saved, so a resumed training goes on with them, and its rows are
+    those of a training that never stopped. (Sums are the main process's own: of what only other
+    processes recorded, the iterations of that epoch before the interruption are missing.)
     """
 
     def __init__(
@@ -58,8 +61,8 @@ class HistoryLogger(HookBase):
     ) -> None:
         """
         Args:
-            output_dir: folder of ``history.csv``, ``history.jsonl``, ``history.png`` and
-                ``best.json``.
+            output_dir: folder of ``history.csv``, ``history.jsonl``, ``history.png``,
+                ``evaluations.jsonl`` and ``best.json``.
             period: iterations of an epoch, for example images of the dataset over the batch size.
             metric: evaluation result, for example ``bbox/AP50``, whose best value goes into
                 ``best.json`` and whose curve is always in the picture.
@@ -74,6 +77,7 @@ class HistoryLogger(HookBase):
         self._files = HistoryFiles(Path(output_dir), metric, maximize)
         self._sums: dict[str, list[float]] = {}  # name -> sum of finite values, number, not finite
         self._finished: Row | None = None
+        self.evaluations: Evaluations = {}  # filled by the writer
         self._minutes_before = 0.0
         self._started = time.monotonic()
 
@@ -83,8 +87,9 @@ class HistoryLogger(HookBase):
         if not comm.is_main_process():
             return
         writer = HistoryWriter(self, self._files, self.trainer.start_iter)
-        # Registered last, it writes when all others have stored their results.
-        self.trainer.register_hooks([hooks.PeriodicWriter([writer], self._period)])
+        # Registered last, it writes when all others have stored their results, and in every
+        # iteration, for evaluations keep to periods of their own.
+        self.trainer.register_hooks([hooks.PeriodicWriter([writer], period=1)])
 
     def after_step(self) -> None:
         """Add up the scalars of this iteration; close the epoch behind its last one."""
@@ -118,10 +123,11 @@ class HistoryLogger(HookBase):
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """The unfinished epoch, the row that is not yet written, and the time spent so far."""
+        """The unfinished epoch, the row that is not yet written, evaluations, and the time."""
         return {
             "sums": {name: list(sums) for name, sums in self._sums.items()},
             "finished": self._finished,
+            "evaluations": list(self.evaluations.items()),
             "minutes": self._minutes(),
         }
 
@@ -132,6 +138,7 @@ class HistoryLogger(HookBase):
         if comm.is_main_process():
             self._sums = {name: list(sums) for name, sums in state["sums"].items()}
             self._finished = state["finished"]
+            self.evaluations = dict(state.get("evaluations", ()))  # older checkpoints have none
 
     def _minutes(self) -> float:
         return self._minutes_before + (time.monotonic() - self._started) / 60
@@ -159,33 +166,35 @@ class HistoryWriter(EventWriter):
         """
         self._source = source
         self._files = files
-        self._rows = files.read(start_iter)
+        self._rows = files.read("history.jsonl", start_iter)
         self._add(source.take_finished())
-        # Results up to here are in the rows.
-        self._seen = self._rows[-1]["iteration"] - 1 if self._rows else -1
+        # An evaluation may have been behind the checkpoint, and is not done again.
+        for line in files.read("evaluations.jsonl", start_iter):
+            source.evaluations.setdefault(line["iteration"], line["results"])
+        self._seen = -1
 
     def write(self) -> None:
-        """Write the epoch that has ended since the last call, and results that came after it."""
+        """Write the epoch and the evaluation that have ended since the last call."""
         row = self._source.take_finished()
         self._add(row)
-        storage, trainer = get_event_storage(), self._source.trainer
-        if row is None and (not self._rows or trainer.iter < trainer.max_iter):
-            return  # an error ended the training in the middle of an epoch
+        storage = get_event_storage()
         hints = storage.smoothing_hints()
-        results = {
-            name: value
+        latest = {
+            name: (value, when)
             for name, (value, when) in storage.latest().items()
             if not hints[name] and name not in _NO_RESULTS and when > self._seen
         }
-        if results:
-            finite = {name: v if math.isfinite(v) else None for name, v in results.items()}
-            num_nan = sum(value is None for value in finite.values())
-            self._rows[-1]["val"] |= finite | {NUM_NAN: num_nan}
-            self._seen = max(
-                when for name, (_, when) in storage.latest().items() if name in results
-            )
-        if row is not None or results:
-            self._files.write(self._rows)
+        if latest:
+            self._seen = max(when for _, when in latest.values())
+            results = {
+                n: value if math.isfinite(value) else None for n, (value, _) in latest.items()
+            }
+            # The evaluation at the end of a training counts one iteration more.
+            iteration = min(self._seen + 1, self._source.trainer.max_iter)
+            num_nan = sum(value is None for value in results.values())
+            self._source.evaluations[iteration] = results | {NUM_NAN: num_nan}
+        if row is not None or latest:
+            self._files.write(self._rows, self._source.evaluations)
 
     def _add(self, row: Row | None) -> None:
         # The run that is resumed may have been stopped before or after it wrote this row.
@@ -201,9 +210,9 @@ class HistoryFiles:
         self._metric = metric
         self._better = operator.gt if maximize else operator.lt
 
-    def read(self, max_iteration: int) -> list[Row]:
-        """The rows of epochs that ended at an iteration up to this one."""
-        path = self._folder / "history.jsonl"
+    def read(self, name: str, max_iteration: int) -> list[Row]:
+        """The lines of a file, each with its ``iteration``, up to this one."""
+        path = self._folder / name
         if max_iteration == 0 or not path.exists():
             return []
         rows: list[Row] = []
@@ -219,14 +228,23 @@ class HistoryFiles:
             rows.append(row)
         return rows
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """Replace all files."""
+    def write(self, rows: Sequence[Row], evaluations: Evaluations) -> None:
+        """Replace all files; rows get the latest results of their epochs in ``val``."""
+        evaluations = dict(sorted(evaluations.items()))
+        start = 0
+        for row in rows:
+            own = {i: values for i, values in evaluations.items() if start < i <= row["iteration"]}
+            for iteration, values in own.items():
+                row["val"] |= values | {"iteration": iteration}
+            start = row["iteration"]
         self._folder.mkdir(parents=True, exist_ok=True)
+        lines = [{"iteration": i, "results": values} for i, values in evaluations.items()]
+        self._replace("evaluations.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         self._replace("history.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         self._replace("history.csv", csv_text(rows))
-        if (best := self._best(rows)) is not None:
+        if (best := self._best(evaluations)) is not None:
             self._replace("best.json", json.dumps(best, indent=2) + "\n")
-        picture = plot_history(rows, self._metric)
+        picture = plot_history(rows, evaluations, self._metric)
         if picture is not None:
             with replace_file(self._folder / "history.png") as file:
                 file.write(picture)
@@ -235,12 +253,12 @@ class HistoryFiles:
         with replace_file(self._folder / name) as file:
             file.write(text.encode("utf-8"))
 
-    def _best(self, rows: Sequence[Row]) -> Row | None:
+    def _best(self, evaluations: Evaluations) -> Row | None:
         best: Row | None = None
-        for row in rows:
-            value = row["val"].get(self._metric)
+        for iteration, results in evaluations.items():
+            value = results.get(self._metric)
             if value is not None and (best is None or self._better(value, best["value"])):
-                best = {"metric": self._metric, "value": value, "iteration": row["iteration"]}
+                best = {"metric": self._metric, "value": value, "iteration": iteration}
         return best
 
 

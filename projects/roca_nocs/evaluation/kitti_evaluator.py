@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from tabulate import tabulate
@@ -39,8 +40,8 @@ class KittiEvaluator(Mono3DEvaluator):
 
     def __init__(
         self,
-        dataset_name: str,
-        train_dataset_name: str | None = None,
+        dataset_name: str | Sequence[str],
+        train_dataset_name: str | Sequence[str] | None = None,
         output_dir: str | None = None,
     ) -> None:
         """
@@ -56,7 +57,7 @@ class KittiEvaluator(Mono3DEvaluator):
         self._evaluated = [name for name in self._classes if name.lower() in MIN_OVERLAP]
         if not self._evaluated:
             raise ValueError(
-                f"{self._dataset_name} has the classes {self._classes}; KITTI evaluates "
+                f"{self._title} has the classes {self._classes}; KITTI evaluates "
                 f"{list(MIN_OVERLAP)}"
             )
 

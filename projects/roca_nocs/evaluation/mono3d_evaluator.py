@@ -56,22 +56,41 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
 
     def __init__(
         self,
-        dataset_name: str,
-        train_dataset_name: str | None = None,
+        dataset_name: str | Sequence[str],
+        train_dataset_name: str | Sequence[str] | None = None,
         output_dir: str | None = None,
     ) -> None:
         """
         Args:
-            dataset_name: with 3D boxes.
+            dataset_name: with 3D boxes; several ones, with the same classes, count as one.
             train_dataset_name: source of the mean boxes; ``None``: no trivial predictor.
             output_dir: where result files are written; ``None``: nowhere.
+
+        Raises:
+            ValueError: several datasets have different classes or share an image id.
         """
         super().__init__()
-        self._dataset_name = dataset_name
-        self._train_dataset_name = train_dataset_name
+        self._dataset_names = _names(dataset_name)
+        self._train_dataset_names = _names(train_dataset_name or ())
         self._output_dir = output_dir
-        self._records = {each["image_id"]: each for each in DatasetCatalog.get(dataset_name)}
-        self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
+        self._classes = list(MetadataCatalog.get(self._dataset_names[0]).thing_classes)
+        self._records: dict[Any, Mapping[str, Any]] = {}
+        self._dataset_of: dict[Any, str] = {}  # by image id
+        for name in self._dataset_names:
+            classes = list(MetadataCatalog.get(name).thing_classes)
+            if classes != self._classes:
+                raise ValueError(
+                    f"{name} has the classes {classes}, and {self._dataset_names[0]} has "
+                    f"{self._classes}; evaluated together they need the same ones"
+                )
+            own = {record["image_id"]: record for record in DatasetCatalog.get(name)}
+            if shared := own.keys() & self._records.keys():
+                raise ValueError(
+                    f"{name} has images with ids of another dataset of {self._dataset_names}, for "
+                    f"example {min(shared)}"
+                )
+            self._records |= own
+            self._dataset_of |= dict.fromkeys(own, name)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         """Take one batch.
@@ -88,7 +107,7 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
         """
         for image, output in zip(inputs, outputs, strict=True):
             if image["image_id"] not in self._records:
-                raise ValueError(f"{describe(image)}: not an image of {self._dataset_name}")
+                raise ValueError(f"{describe(image)}: not an image of {self._title}")
             instances = output["instances"]
             missing = [name for name in _FIELDS if not instances.has(name)]
             if missing:
@@ -115,7 +134,7 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
         if self._output_dir is not None:
             self._write(self._output_dir, pred, records)
         if not self._is_annotated(records):
-            logger.warning("%s has no annotations, nothing to evaluate.", self._dataset_name)
+            logger.warning("%s has no annotations, nothing to evaluate.", self._title)
             return {}
         precision = self._precision(pred, records)
         self._log(precision)
@@ -124,12 +143,16 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
         errors, counts = errors_and_counts(pred, truth, self._classes)
         metrics = precision | {f"{self.benchmark}_counts": counts}
         metrics[f"{self.benchmark}_errors"] = errors
-        if self._train_dataset_name is not None:
+        if self._train_dataset_names:
             trivial = self._trivial(pred, truth, records, metrics)
             metrics[f"{self.benchmark}_trivial_predictors"] = trivial
         else:
             _log_rows("Detections that found their object:", {"model": errors})
         return metrics
+
+    @property
+    def _title(self) -> str:
+        return ", ".join(self._dataset_names)
 
     @abstractmethod
     def _write(self, output_dir: str, pred: Boxes3D, records: Records) -> None:
@@ -154,7 +177,8 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
     def _trivial(
         self, pred: Boxes3D, truth: Boxes3D, records: Records, metrics: Metrics
     ) -> dict[str, float]:
-        means = class_boxes(DatasetCatalog.get(self._train_dataset_name), len(self._classes))
+        train = [each for name in self._train_dataset_names for each in DatasetCatalog.get(name)]
+        means = class_boxes(train, len(self._classes))
         projections = np.array([record["projection"] for record in records], np.float64)
         trivial = mean_box(pred, means, projections[pred.images])
         errors, _ = errors_and_counts(trivial, truth, self._classes)
@@ -165,6 +189,10 @@ class Mono3DEvaluator(CollectingEvaluator, ABC):
             {"model": model, TRIVIAL: row},
         )
         return {f"{TRIVIAL}-{name}": value for name, value in row.items()}
+
+
+def _names(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
 
 
 def join_boxes3d(results: Sequence[ImageResult]) -> Boxes3D:

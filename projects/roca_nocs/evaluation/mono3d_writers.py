@@ -97,7 +97,7 @@ def read_kitti_objects(paths: Sequence[str | os.PathLike[str]]) -> KittiObjects:
 
 
 def write_omni3d_results(
-    path: str | os.PathLike[str], records: Records, pred: Boxes3D, category_ids: Sequence[int]
+    path: str | os.PathLike[str], records: Records, pred: Boxes3D, contiguous_ids: Mapping[int, int]
 ) -> None:
     """Write the detections as a JSON list.
 
@@ -105,8 +105,17 @@ def write_omni3d_results(
         path: of the file; its folder has to exist.
         records: the images.
         pred: detections, numbered by `records`.
-        category_ids: of the classes, in the dataset.
+        contiguous_ids: category id of the dataset -> class.
+
+    Raises:
+        ValueError: a detection of a class without an id.
     """
+    category_ids = {category: identifier for identifier, category in contiguous_ids.items()}
+    if unknown := set(pred.categories.tolist()) - category_ids.keys():
+        raise ValueError(
+            f"{path}: detections of the classes {sorted(unknown)}, for which the dataset has no "
+            f"id; its ids are {dict(contiguous_ids)}"
+        )
     corners = box_corners(
         *(torch.from_numpy(part) for part in (pred.centers, pred.dimensions, pred.rotations))
     )
@@ -136,14 +145,14 @@ def write_omni3d_results(
 
 
 def read_omni3d_results(
-    path: str | os.PathLike[str], records: Records, category_ids: Sequence[int]
+    path: str | os.PathLike[str], records: Records, contiguous_ids: Mapping[int, int]
 ) -> Boxes3D:
     """Read detections of any method, numbered by `records`.
 
     Args:
         path: of the file.
         records: the images.
-        category_ids: of the classes, in the dataset.
+        contiguous_ids: category id of the dataset -> class.
 
     Raises:
         DatasetError: a missing or damaged field, or an image or a category that does not exist.
@@ -152,7 +161,6 @@ def read_omni3d_results(
     if not isinstance(rows, list):
         raise DatasetError(f"{path} holds a {type(rows).__name__}, not a list of detections.")
     numbers = {record["image_id"]: number for number, record in enumerate(records)}
-    contiguous = {identifier: category for category, identifier in enumerate(category_ids)}
     shapes: dict[str, tuple[int, ...]] = {
         "bbox": (4,),
         "score": (),
@@ -163,7 +171,7 @@ def read_omni3d_results(
     found: dict[str, list[Any]] = {name: [] for name in ("image_id", "category_id", *shapes)}
     for index, row in enumerate(rows):
         where = f"{path}: detection {index}"
-        for name, known in (("image_id", numbers), ("category_id", contiguous)):
+        for name, known in (("image_id", numbers), ("category_id", contiguous_ids)):
             value = get_field(row, name, where)
             if value not in known:
                 raise DatasetError(f"{where}: the dataset has no {name} {value!r}.")

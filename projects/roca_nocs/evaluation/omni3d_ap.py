@@ -117,7 +117,7 @@ def omni3d_precision(
     num_classes: int,
     protocol: Protocol,
     *,
-    proximity: bool = False,
+    proximity: np.ndarray | bool = False,
 ) -> Omni3DPrecision:
     """Evaluate detections.
 
@@ -127,8 +127,8 @@ def omni3d_precision(
         ignored: (M,) bool, annotations that are neither found nor missed.
         num_classes: C.
         protocol: `IN_SPACE` or `IN_IMAGE`.
-        proximity: whether the annotations are not exhaustive: in an image with annotations of the
-            class, detections far from all of them do not count.
+        proximity: for each image (I,) bool, or for all, whether annotations are not exhaustive: in
+            an image with annotations of the class, detections far from all of them do not count.
     """
     order = np.lexsort((-pred.scores, pred.categories, pred.images))
     groups = pred.images * num_classes + pred.categories
@@ -138,12 +138,15 @@ def omni3d_precision(
     pred, ranks, groups = pred[kept], ranks[kept], groups[kept]
 
     first, second = pairs_between(groups, gt.images * num_classes + gt.categories)
+    strict = np.asarray(proximity)
+    strict = strict[pred.images[first]] if strict.ndim else np.full(len(first), strict)
+    close = ~strict
+    boxes = pred.boxes[first[strict]], gt.boxes[second[strict]]
+    close[strict] = box_iou(*boxes) > MIN_PROXIMITY
     far = np.zeros(len(pred), bool)
-    if proximity:
-        far[first] = True
-        close = box_iou(pred.boxes[first], gt.boxes[second]) > MIN_PROXIMITY
-        first, second = first[close], second[close]
-        far[first] = False
+    far[first] = True
+    first, second = first[close], second[close]
+    far[first] = False
     overlaps = protocol.overlaps(pred[first], gt[second])
     close = overlaps >= protocol.thresholds[0]
     first, second, overlaps = first[close], second[close], overlaps[close]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,53 +33,65 @@ class Omni3DEvaluator(Mono3DEvaluator):
       means over the classes with annotations, and ``AP-<class>``, NaN without annotations;
     * ``omni3d_2d``: likewise, with ``AP50``, ``AP75``, ``AP95`` and ``small``, ``medium``,
       ``large``;
-    * ``omni3d_by_dataset``, for images of several datasets: ``AP3D-<id>`` and ``AP2D-<id>``, each
-      over the classes that are annotated there. ``omni3d_3d`` is not their mean.
+    * ``omni3d_by_dataset``, for images with several ``dataset_id``: ``AP3D-<id>`` and
+      ``AP2D-<id>``, each over the classes that are annotated there. ``omni3d_3d`` is not their
+      mean.
 
     Neither found nor missed are the ``ignored`` objects of a record and objects without a usable
-    3D box. Detections of classes that the image's dataset does not know do not count.
+    3D box. Detections of classes that the image's dataset does not know (``known_classes`` of its
+    records) do not count and are not written. Where the metadata of a dataset says that it is not
+    ``exhaustive``, as of Objectron and SUN RGB-D, detections far from all annotations of their
+    class do not count either, see ``omni3d_ap.omni3d_precision``.
     """
 
     benchmark = "omni3d"
 
     def __init__(
         self,
-        dataset_name: str,
-        train_dataset_name: str | None = None,
+        dataset_name: str | Sequence[str],
+        train_dataset_name: str | Sequence[str] | None = None,
         output_dir: str | None = None,
-        *,
-        proximity: bool = False,
     ) -> None:
         """
         Args:
-            dataset_name: with 3D boxes.
+            dataset_name: with 3D boxes; several ones, with the same classes, count as one.
             train_dataset_name: source of the mean boxes; ``None``: no trivial predictor.
             output_dir: where ``omni3d_results.json`` is written; ``None``: nowhere.
-            proximity: whether annotations are not exhaustive, as in Objectron and SUN RGB-D, see
-                ``omni3d_ap.omni3d_precision``.
+
+        Raises:
+            ValueError: several datasets have different classes, share an image id, or mean
+                different classes by one category id.
         """
         super().__init__(dataset_name, train_dataset_name, output_dir)
-        self._proximity = proximity
-        metadata = MetadataCatalog.get(dataset_name)
-        contiguous: Mapping[int, int] = metadata.get(
-            "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(self._classes))}
-        )
-        self._category_ids = sorted(contiguous, key=contiguous.__getitem__)
+        self._contiguous_ids: dict[int, int] = {}
+        self._exhaustive: dict[str, bool] = {}
+        for name in self._dataset_names:
+            metadata = MetadataCatalog.get(name)
+            own = metadata.get(
+                "thing_dataset_id_to_contiguous_id", {i: i for i in range(len(self._classes))}
+            )
+            for identifier, category in own.items():
+                if self._contiguous_ids.setdefault(identifier, category) != category:
+                    raise ValueError(
+                        f"{name} means {self._classes[category]} by the category id {identifier}, "
+                        f"another dataset of {self._dataset_names} does not"
+                    )
+            self._exhaustive[name] = metadata.get("exhaustive", True)
 
     def _write(self, output_dir: str, pred: Boxes3D, records: Records) -> None:
         os.makedirs(output_dir, exist_ok=True)
         path = os.path.join(output_dir, RESULTS_FILE)
-        write_omni3d_results(path, records, pred, self._category_ids)
+        write_omni3d_results(path, records, self._counting(pred, records), self._contiguous_ids)
 
     def _is_annotated(self, records: Records) -> bool:
         return any(record["annotations"] for record in records)
 
     def _precision(self, pred: Boxes3D, records: Records) -> Metrics:
         gt, ignored = annotated_truth(records)
-        pred = pred[self._known_classes(records)[pred.images, pred.categories]]
+        pred = self._counting(pred, records)
         metrics = {}
         for task, protocol in TASKS.items():
-            found = self._compare(pred, gt, ignored, protocol)
+            found = self._compare(pred, gt, ignored, records, protocol)
             values = found.summary() | {
                 f"AP-{name}": value
                 for name, value in zip(self._classes, found.classes().tolist(), strict=True)
@@ -98,23 +110,30 @@ class Omni3DEvaluator(Mono3DEvaluator):
             rows = sources[gt.images] == source
             parts = pred[sources[pred.images] == source], gt[rows], ignored[rows]
             for name, protocol in (("AP3D", IN_SPACE), ("AP2D", IN_IMAGE)):
-                found = self._compare(*parts, protocol)
+                found = self._compare(*parts, records, protocol)
                 values[f"{name}-{source}"] = 100 * found.summary()["AP"]
         return values
 
     def _compare(
-        self, pred: Boxes3D, gt: Boxes3D, ignored: np.ndarray, protocol: Protocol
+        self,
+        pred: Boxes3D,
+        gt: Boxes3D,
+        ignored: np.ndarray,
+        records: Records,
+        protocol: Protocol,
     ) -> Omni3DPrecision:
+        sources = [self._dataset_of[record["image_id"]] for record in records]
+        proximity = np.array([not self._exhaustive[name] for name in sources])
         return omni3d_precision(
-            pred, gt, ignored, len(self._classes), protocol, proximity=self._proximity
+            pred, gt, ignored, len(self._classes), protocol, proximity=proximity
         )
 
-    def _known_classes(self, records: Records) -> np.ndarray:
-        """(I, C) bool: classes that the dataset of each image annotates."""
+    def _counting(self, pred: Boxes3D, records: Records) -> Boxes3D:
+        """Detections of classes that the dataset of their image annotates."""
         known = np.zeros((len(records), len(self._classes)), bool)
         for row, record in zip(known, records, strict=True):
             row[record.get("known_classes", slice(None))] = True
-        return known
+        return pred[known[pred.images, pred.categories]]
 
     def _headline(self, precision: Metrics) -> dict[str, float]:
         return {f"3d_{name}": precision["omni3d_3d"][name] for name in ("AP", "AP25", "AP50")}

@@ -14,6 +14,8 @@ def add_mono3d_config(cfg: CfgNode) -> None:
     """Add the keys that ``PaddedRPN`` and ``Mono3DROIHeads`` read, with their defaults.
 
     ``MODEL.LOSS_W`` has the weights of the losses; ``BOX3D`` is that of all corner losses too.
+    ``MODEL.MAX_GROUND_TRUTHS`` of 0 keeps all objects of an image.
+    ``ROI_CUBE_HEAD.BEV_NMS_THRESH`` of 1 leaves duplicates in the bird's-eye view alone.
     """
     cfg.MODEL.LOSS_W = CfgNode(
         {
@@ -26,6 +28,7 @@ def add_mono3d_config(cfg: CfgNode) -> None:
             "CATEGORY": 1.0,
         }
     )
+    cfg.MODEL.MAX_GROUND_TRUTHS = 0
     cfg.MODEL.RPN.OBJECTNESS = "bce"
     cfg.MODEL.RPN.SMOOTH_L1_BETA = BETA
     cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA = BETA
@@ -49,5 +52,6 @@ def add_mono3d_config(cfg: CfgNode) -> None:
             "SMOOTH_L1_BETA": BETA,
             "ORDERED_CORNERS": False,
             "INVERSE_Z_WEIGHT": False,
+            "BEV_NMS_THRESH": 1.0,
         }
     )

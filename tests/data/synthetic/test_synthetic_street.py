@@ -185,8 +185,23 @@ def test_special_scenes(streets: list[Scene], start: int) -> None:
     )
     depths = [world_vertices(placed)[:, 1] for placed in annotated(13)]
     assert any(depth.min() < 0 < depth.max() for depth in depths)
-    steps = np.array([heading(placed) for placed in annotated(18)]) / (np.pi / 12)
-    np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+    assert len(annotated(18)) > 1
+    offset = street_camera(streets[start + 18].seed).offset
+    for placed in annotated(18):
+        x, z = placed.translation[:2] - offset[[0, 2]]
+        steps = (heading(placed) - np.arctan2(x, z)) / (np.pi / 12)
+        assert steps == pytest.approx(round(steps), abs=1e-9)
+
+
+def test_labels_on_edges_and_centres_of_bins(drawn: tuple) -> None:
+    labels = read_labels(drawn[0] / f"training/label_2/{18:06d}.txt")
+    alphas = labels.alpha[np.array(labels.types) != "DontCare"]
+    assert len(alphas) > 1
+    steps = alphas / (np.pi / 12)
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-5)  # written with six decimals
+    # rotation_y is not, or the two were mixed up.
+    turns = labels.rotation_y[np.array(labels.types) != "DontCare"] / (np.pi / 12)
+    assert np.abs(turns - np.round(turns)).max() > 0.01
 
 
 def test_visible_points_lie_in_the_labelled_boxes(drawn: tuple) -> None:

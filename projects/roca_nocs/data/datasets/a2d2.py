@@ -245,8 +245,9 @@ def axis_angle(axis: np.ndarray, angle: float) -> np.ndarray:
 def choose_reading(calibration: Calibration, boxes: Iterator[Box]) -> np.ndarray:
     """Decide how the labels are to be read, by their own 2D boxes.
 
-    The first 50 3D boxes in front of the camera are projected under each possible frame and
-    compared with ``2d_bbox`` in both orders of its numbers. The best agreement is logged.
+    The first 50 3D boxes that the image shows under one of the possible frames at least are
+    projected under each of them and compared with ``2d_bbox`` in both orders of its numbers; boxes
+    behind the camera tell nothing. The best agreement is logged.
 
     Args:
         calibration: with the possible frames.
@@ -255,7 +256,13 @@ def choose_reading(calibration: Calibration, boxes: Iterator[Box]) -> np.ndarray
     Returns:
         (4, 4) from the frame of the labels to the camera; the first one without any box.
     """
-    samples = list(islice(boxes, _BOXES_COMPARED))
+    frames = calibration.frames.values()
+    shown = (
+        box
+        for box in boxes
+        if any(_projected_box(box, calibration, frame) is not None for frame in frames)
+    )
+    samples = list(islice(shown, _BOXES_COMPARED))
     best = (-1.0, next(iter(calibration.frames)), next(iter(BOX_ORDERS)))
     for frame, order in product(calibration.frames, BOX_ORDERS):
         matrix = calibration.frames[frame]

@@ -34,7 +34,8 @@ class BuiltinDataset:
         folder: its folder below the dataset root.
         load: reads it, given that folder.
         classes: names of the classes by contiguous id.
-        first_id: category id of the first class in the annotation file.
+        first_id: category id of the first class in the annotation file; ``None``: ids are those of
+            the file, and become known when it is read.
         json_file: annotation file relative to the folder, also for ``COCOEvaluator``; ``None`` if
             there is none, the evaluator then makes one.
         image_root: folder of the image names in it, relative to the folder.
@@ -49,7 +50,7 @@ class BuiltinDataset:
     folder: str
     load: Callable[[Path], Records]
     classes: tuple[str, ...]
-    first_id: int
+    first_id: int | None
     json_file: str | None
     image_root: str
     command: str | None
@@ -95,9 +96,10 @@ def builtin_datasets() -> list[BuiltinDataset]:
     ]
     datasets += [_a2d2(split) for split in ("train", "val")]
     datasets += [
-        _omni3d(f"omni3d_{name.lower()}_{split}", "Omni3D", f"{name}_{split}.json", classes)
+        _omni3d_published(name, split, *variant)
         for name, classes in omni3d.DATASETS.items()
         for split in ("train", "val", "test")
+        for variant in (("omni3d", classes), ("omni3d_all", omni3d.ALL_CLASSES))
     ]
     datasets += [
         _bev_clips(folder, split, None)
@@ -142,6 +144,7 @@ def _streets(prefix: str, command: str) -> list[BuiltinDataset]:
                 prefix,
                 f"Omni3D/street_{split}.json",
                 tuple(name.lower() for name in kitti.CLASSES),
+                is_train=split == "train",
                 image_root="",
                 command=command,
             )
@@ -274,36 +277,53 @@ def _a2d2(split: str) -> BuiltinDataset:
     )
 
 
+def _omni3d_published(
+    dataset: str, split: str, prefix: str, classes: tuple[str, ...]
+) -> BuiltinDataset:
+    return _omni3d(
+        f"{prefix}_{dataset.lower()}_{split}",
+        "Omni3D",
+        f"{dataset}_{split}.json",
+        classes,
+        # Trainings take val too, as the published ones did.
+        is_train=split != "test",
+        # The files lie in a folder beside the images of the datasets that they annotate.
+        image_root="..",
+        extra={"exhaustive": dataset not in omni3d.NOT_EXHAUSTIVE},
+    )
+
+
 def _omni3d(
     name: str,
     folder: str,
     json_file: str,
     classes: tuple[str, ...],
-    # The published files lie in a folder beside the images of the datasets that they annotate.
-    image_root: str = "..",
+    *,
+    is_train: bool,
+    image_root: str,
     command: str | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> BuiltinDataset:
+    def load(folder: Path) -> Records:
+        return omni3d.load_omni3d(
+            folder / json_file,
+            os.path.normpath(folder / image_root),
+            is_train=is_train,
+            classes=classes,
+            dataset_name=name,
+        )
+
     return BuiltinDataset(
         name=name,
         folder=folder,
-        load=partial(_load_omni3d, json_file, image_root, classes, name.endswith("_train")),
+        load=load,
         classes=classes,
-        first_id=0,
+        first_id=None,
         json_file=None,
         image_root=image_root,
         command=command,
         evaluator_type="omni3d",
-    )
-
-
-def _load_omni3d(
-    json_file: str, image_root: str, classes: tuple[str, ...], is_train: bool, folder: Path
-) -> Records:
-    return omni3d.load_omni3d(
-        folder / json_file,
-        os.path.normpath(folder / image_root),
-        is_train=is_train,
-        classes=classes,
+        extra=extra or {},
     )
 
 
@@ -345,16 +365,18 @@ def register_builtin(root: Path | None = None) -> None:
             continue
         DatasetCatalog.register(dataset.name, partial(load_builtin, dataset, root))
         folder = root / dataset.folder
-        ids = {dataset.first_id + index: index for index in range(len(dataset.classes))}
         extra = {
             key: str(folder / value) if isinstance(value, Path) else value
             for key, value in dataset.extra.items()
         }
         if dataset.json_file is not None:
             extra["json_file"] = str(folder / dataset.json_file)
+        if dataset.first_id is not None:
+            extra["thing_dataset_id_to_contiguous_id"] = {
+                dataset.first_id + index: index for index in range(len(dataset.classes))
+            }
         MetadataCatalog.get(dataset.name).set(
             thing_classes=list(dataset.classes),
-            thing_dataset_id_to_contiguous_id=ids,
             image_root=str(folder / dataset.image_root),
             evaluator_type=dataset.evaluator_type,
             **extra,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from ..coco_json import DatasetError, check_files, get_field, get_numbers, read_json
 from .box3d_records import box3d_annotation
@@ -52,10 +53,13 @@ DATASETS = {
 }
 """Name of each dataset in its files -> the classes that are detected in such images."""
 
+NOT_EXHAUSTIVE = ("SUNRGBD", "Objectron")
+"""Datasets that leave objects without an annotation: see ``evaluation.omni3d_ap``."""
+
 IGNORED_NAMES = ("dontcare", "ignore", "void")
 """Categories that are neither objects nor background."""
 
-_BOXES = ("bbox2D_trunc", "bbox2D_proj", "bbox2D_tight")  # in the order of preference
+_BOXES = ("bbox2D_trunc", "bbox2D_proj", "bbox2D_tight")  # by preference
 _MAX_HEIGHT = 1.5
 _MAX_DEPTH_ERROR = 0.5
 
@@ -85,6 +89,8 @@ def load_omni3d(
     *,
     is_train: bool,
     classes: Sequence[str] | None = None,
+    dataset_name: str | None = None,
+    truncated_boxes: bool = True,
 ) -> list[dict[str, Any]]:
     """Read a file into detectron2 records.
 
@@ -97,6 +103,10 @@ def load_omni3d(
         is_train: which of the two rules.
         classes: names in the order of their contiguous ids; other categories are left out. By
             default those of the file but the ignored ones, by ascending id.
+        dataset_name: registered name whose metadata gets ``thing_dataset_id_to_contiguous_id``: the
+            id in the file of each class that the file has.
+        truncated_boxes: take ``bbox2D_trunc`` first, the projected box within the image; otherwise
+            ``bbox2D_proj``, which may reach beyond it.
 
     Returns:
         One dictionary per image: ``layout`` "omni3d", ``file_name``, ``height``, ``width``,
@@ -130,6 +140,8 @@ def load_omni3d(
     }
     ignored = {i for i, name in categories.items() if name in IGNORED_NAMES}
     known = sorted(contiguous.values())
+    if dataset_name is not None:
+        MetadataCatalog.get(dataset_name).thing_dataset_id_to_contiguous_id = contiguous
     records: dict[int, dict[str, Any]] = {}
     for image in get_field(data, "images", str(path)):
         record = _image_record(image, Path(image_root), path)
@@ -140,17 +152,18 @@ def load_omni3d(
     of_image = _annotations_by_image(data, records, categories, path)
     counts: Counter[str] = Counter()
     limits = TRAIN_LIMITS if is_train else TEST_LIMITS
+    fields = _BOXES if truncated_boxes else _BOXES[1:]
     for image_id, record in records.items():
         for annotation in of_image.get(image_id, ()):
             where = f"{path}: annotation {annotation['id']}"
             category_id = annotation["category_id"]
+            box = _choose_box(annotation, fields, where)
             if category_id in ignored:
-                box = _choose_box(annotation, where)
                 if box is not None:
                     record["ignore_boxes"].append(box.tolist())
             elif category_id in contiguous:
                 category_id = contiguous[category_id]
-                counts[_add(record, annotation, category_id, limits, is_train, where)] += 1
+                counts[_add(record, annotation, box, category_id, limits, is_train, where)] += 1
     check_files((record["file_name"] for record in records.values()), "image", str(path))
     logger.info("%s: %d images; objects: %s.", path, len(records), dict(sorted(counts.items())))
     return list(records.values())
@@ -198,9 +211,11 @@ def _annotations_by_image(
     return of_image
 
 
-def _choose_box(annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
-    """(4,) XYXY: the projected box within the image, else whole, else the one drawn by hand."""
-    for field in _BOXES:
+def _choose_box(
+    annotation: Mapping[str, Any], fields: Sequence[str], where: str
+) -> np.ndarray | None:
+    """(4,) XYXY of the first of these fields that is there."""
+    for field in fields:
         if field not in annotation:
             continue
         box = np.array(get_numbers(annotation, field, (4,), where), dtype=np.float64)
@@ -215,13 +230,13 @@ def _choose_box(annotation: Mapping[str, Any], where: str) -> np.ndarray | None:
 def _add(
     record: dict[str, Any],
     annotation: Mapping[str, Any],
+    box: np.ndarray | None,
     category_id: int,
     limits: Limits,
     is_train: bool,
     where: str,
 ) -> str:
     """Sort an object into the record; returns what became of it."""
-    box = _choose_box(annotation, where)
     if box is None:
         return "without a 2D box"
     dimensions = np.array(get_numbers(annotation, "dimensions", (3,), where), dtype=np.float64)

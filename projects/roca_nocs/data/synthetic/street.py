@@ -83,8 +83,9 @@ def sample_street(seed: int, split: str, index: int, variants: Sequence[int]) ->
     Returns:
         A scene with 1-8 annotated objects (fewer if no more fit) and up to four unlabelled ones
         far away. Of 25 scenes one has no annotated object, one has two equal cars at different
-        depth, one a car beside the camera that is partly behind it, and one has headings that are
-        multiples of 15 degrees: edges and centres of twelve bins, half turns included.
+        depth, one a car beside the camera that is partly behind it, and one has objects that are
+        seen (``alpha`` of their labels) under multiples of 15 degrees: edges and centres of twelve
+        bins, half turns included.
     """
     entropy = scene_seed("street", seed, split, index)
     rng = np.random.default_rng(entropy)
@@ -97,7 +98,7 @@ def sample_street(seed: int, split: str, index: int, variants: Sequence[int]) ->
         parking=bool(rng.random() < 0.6),
         square=bool(rng.random() < 0.3 or special in ("twins", "bin edges")),
     )
-    crowd = _Crowd(rng, road, camera, tuple(variants), fifteen_degrees=special == "bin edges")
+    crowd = _Crowd(rng, road, camera, tuple(variants), on_bin_edges=special == "bin edges")
     if special == "twins":
         crowd.add_twins()
     elif special == "beside":
@@ -124,7 +125,7 @@ class _Crowd:
         camera: StreetCamera,
         variants: tuple[int, ...],
         *,
-        fifteen_degrees: bool,
+        on_bin_edges: bool,
     ) -> None:
         if not variants:
             raise ValueError("variants is empty; expected numbers of CAD model variants")
@@ -132,7 +133,7 @@ class _Crowd:
         self._road = road
         self._camera = camera
         self._variants = variants
-        self._fifteen_degrees = fifteen_degrees
+        self._on_bin_edges = on_bin_edges
         # Farther away objects would be too low in the image to be labelled.
         self._farthest = min(FARTHEST, camera.focal / 16.0)
         self.taken = [Footprint(np.array([0.0, 1.0]), np.array([1.2, 2.5]), 0.0)]
@@ -207,12 +208,19 @@ class _Crowd:
                 column = self._camera.centre[0] + self._camera.focal * centre[0] / centre[1]
                 if not -0.04 <= column / KITTI_SIZE[1] <= 1.04:
                     continue
-            if self._fifteen_degrees:
-                angle = math.pi / 12.0 * float(self._rng.integers(-12, 12))
+            if self._on_bin_edges:
+                alpha = math.pi / 12.0 * float(self._rng.integers(-12, 12))
+                angle = self._angle_seen_under(alpha, centre)
             placed = self._try(model, scale, centre, angle, annotated=annotated)
             if placed is not None:
                 return placed
         return None
+
+    def _angle_seen_under(self, alpha: float, centre: np.ndarray) -> float:
+        """World angle of the heading of an object at (2,) world x and y whose label says alpha."""
+        # Labels are in the frame of the reference camera, and turn the other way.
+        x, z = centre - self._camera.offset[[0, 2]]
+        return -(alpha + math.atan2(x, z))
 
     def _try(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from roca_nocs.geometry.box3d_codec import BoxPriors, uninformed_priors
 
 __all__ = ["ClassPriors"]
+
+logger = logging.getLogger(__name__)
 
 
 class ClassPriors(nn.Module):
@@ -23,10 +26,12 @@ class ClassPriors(nn.Module):
             num_classes: C.
             num_clusters: K, of 2D box sizes in each class.
             load: gives the priors; called when the model is put into training mode before it has
-                any, whether loaded or from a checkpoint. None: all are 1.
+                any, whether loaded or from a checkpoint. None: all are 1, and a warning says so
+                when a training starts with them.
         """
         super().__init__()
         self._load = load
+        self._warned = False
         for name, values in uninformed_priors(num_classes, num_clusters)._asdict().items():
             unknown = values if load is None else torch.full_like(values, torch.nan)
             self.register_buffer(name, unknown.clone())
@@ -38,6 +43,12 @@ class ClassPriors(nn.Module):
         """
         if mode and self._load is not None and not self._known():
             self.set(self._load())
+        if mode and not self._warned and all((each == 1).all() for each in self.buffers()):
+            self._warned = True
+            logger.warning(
+                "the sizes and depths of all classes are 1, which makes 3D boxes hard to learn: "
+                "have them computed from the training set (roca_nocs.data.mono3d_priors)"
+            )
         return super().train(mode)
 
     def forward(self) -> BoxPriors:

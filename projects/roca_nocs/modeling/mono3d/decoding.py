@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 
 from roca_nocs.geometry.box3d_codec import Box3DCodec
+from roca_nocs.geometry.box3d_overlap import elementwise_overlap
 from roca_nocs.geometry.cuboids import (
     alpha_from_rotation_y,
-    bev_iou,
+    bev_boxes,
     box_corners,
     egocentric_rotation,
     rotation_from_6d,
@@ -89,32 +90,38 @@ def decode_boxes(
 
 
 def suppress_duplicates(
-    center: torch.Tensor,
-    dimensions: torch.Tensor,
-    rotation_y: torch.Tensor,
-    classes: torch.Tensor,
-    scores: torch.Tensor,
-    threshold: float,
+    boxes: CameraBoxes, groups: torch.Tensor, scores: torch.Tensor, threshold: float
 ) -> torch.Tensor:
-    """Non-maximum suppression of one image's boxes by their exact IoU in the bird's-eye view.
+    """Non-maximum suppression of boxes by their exact IoU in the bird's-eye view.
+
+    Each round decides all boxes that no undecided better one could drop, in all groups at once.
 
     Args:
-        center, dimensions: (R, 3); rotation_y: (R,).
-        classes: (R,); boxes of different classes leave each other alone.
-        scores: (R,).
+        boxes: R, of any number of images.
+        groups: (R,) int64; boxes of different groups, say images and classes, leave each other
+            alone.
+        scores: (R,); of equal ones the first row is the better one.
         threshold: IoU above which the box with the smaller score is dropped.
 
     Returns:
-        Rows of the boxes that stay, ascending.
+        (R,) bool, the boxes that stay.
     """
-    order = scores.argsort(descending=True, stable=True)
-    x, _, z = center.unbind(dim=1)
-    width, _, length = dimensions.unbind(dim=1)
-    rectangles = torch.stack([x, z, length, width, rotation_y], dim=1).double()[order]
-    _, iou = bev_iou(rectangles, rectangles)
-    rivals = (iou > threshold) & (classes[order, None] == classes[order])
-    suppressed = torch.zeros(len(order), dtype=torch.bool)
-    for row, beaten in enumerate(rivals.cpu().triu(diagonal=1)):
-        if not suppressed[row]:
-            suppressed |= beaten
-    return order[~suppressed.to(order.device)].sort().values
+    ranks = scores.argsort(descending=True, stable=True).argsort()
+    better, worse = ((groups[:, None] == groups) & (ranks[:, None] < ranks)).nonzero(as_tuple=True)
+    x, _, z = boxes.center.unbind(dim=1)
+    width, _, length = boxes.dimensions.unbind(dim=1)
+    rectangles = torch.stack([x, z, length, width, boxes.rotation_y], dim=1).double()
+    _, iou = elementwise_overlap(bev_boxes(rectangles[better]), bev_boxes(rectangles[worse]))
+    rivals = iou > threshold
+    better, worse = better[rivals], worse[rivals]
+    undecided = torch.ones_like(groups, dtype=torch.bool)
+    kept = torch.zeros_like(undecided)
+    while undecided.any():
+        waiting = torch.zeros_like(undecided)
+        waiting[worse] = True
+        kept |= undecided & ~waiting
+        undecided &= waiting
+        undecided[worse[kept[better]]] = False
+        alive = undecided[better] & undecided[worse]
+        better, worse = better[alive], worse[alive]
+    return kept

@@ -117,11 +117,16 @@ def _check_fields(image: Mapping[str, torch.Tensor], index: int) -> None:
 
 
 def _largest(image: Mapping[str, torch.Tensor], size: int, index: int) -> dict[str, torch.Tensor]:
-    x1, y1, x2, y2 = image["bbox2d"].unbind(dim=1)
-    areas = (x2 - x1) * (y2 - y1)
     logger.warning(
         "image %d of the batch has %d objects; the %d with the largest 2D boxes are kept",
-        *(index, len(areas), size),
+        *(index, len(image["bbox2d"]), size),
     )
-    kept = areas.argsort(descending=True, stable=True)[:size].sort().values
+    kept = largest_boxes(image["bbox2d"], size)
     return {name: image[name][kept] for name in GT_FIELDS}
+
+
+def largest_boxes(boxes: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows of the ``size`` largest boxes of (N, 4) XYXY, ascending; all if there are no more."""
+    x1, y1, x2, y2 = boxes.unbind(dim=1)
+    areas = (x2 - x1) * (y2 - y1)
+    return areas.argsort(descending=True, stable=True)[:size].sort().values

@@ -93,44 +93,55 @@ class PaddedRPN(RPN):
         Raises:
             ValueError: no ground truth in training.
         """
+        proposals, losses, _ = self.forward_padded(images, features, gt_instances, ignore_boxes)
+        return proposals, losses
+
+    def forward_padded(
+        self,
+        images: ImageList,
+        features: dict[str, torch.Tensor],
+        gt_instances: list[Instances] | None = None,
+        ignore_boxes: Sequence[torch.Tensor] | None = None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor], dict[str, dict[str, torch.Tensor]]]:
+        """What :meth:`forward` returns, and the same pass in tensors of a fixed size.
+
+        Args:
+            images, features, gt_instances, ignore_boxes: see :meth:`forward`.
+
+        Returns:
+            Proposals, losses, and ``dense``: ``anchors`` (N, 4), ``rpn_bbox2d_logit`` (B, N, 4) and
+            ``rpn_object_logit`` (B, N, 1), ordered by level, row, column and anchor; ``head``:
+            ``rpn_bbox2d`` (B, K, 4) within the images, ``rpn_object_logit`` and ``rpn_valid``
+            (B, K, 1), with K the ``post_nms_topk`` of training or inference.
+
+        Raises:
+            ValueError: no ground truth in training.
+        """
         anchors, logits, deltas = self._dense_outputs(features)
+        all_logits, all_deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
         losses: dict[str, torch.Tensor] = {}
         if self.training:
             if gt_instances is None:
                 raise ValueError("PaddedRPN needs gt_instances in training, got None")
             targets = self.anchor_targets(anchors, gt_instances, ignore_boxes)
-            losses = self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), targets)
-        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
-
-    def padded_outputs(
-        self, images: ImageList, features: dict[str, torch.Tensor]
-    ) -> dict[str, dict[str, torch.Tensor]]:
-        """Outputs in tensors of a fixed size.
-
-        Args:
-            images: the batch.
-            features: (B, channels, h, w) by name.
-
-        Returns:
-            ``dense``: ``anchors`` (N, 4), ``rpn_bbox2d_logit`` (B, N, 4) and ``rpn_object_logit``
-            (B, N, 1), ordered by level, row, column and anchor; ``head``: ``rpn_bbox2d`` (B, K, 4)
-            within the images, ``rpn_object_logit`` and ``rpn_valid`` (B, K, 1), with K the
-            ``post_nms_topk`` of training or inference.
-        """
-        anchors, logits, deltas = self._dense_outputs(features)
+            losses = self._losses(all_logits, all_deltas, targets)
         proposals = self.predict_proposals(anchors, logits, deltas, images.image_sizes)
-        return {
-            "dense": {
-                "anchors": Boxes.cat(anchors).tensor,
-                "rpn_bbox2d_logit": torch.cat(deltas, dim=1),
-                "rpn_object_logit": torch.cat(logits, dim=1)[..., None],
+        return (
+            proposals,
+            losses,
+            {
+                "dense": {
+                    "anchors": Boxes.cat(anchors).tensor,
+                    "rpn_bbox2d_logit": all_deltas,
+                    "rpn_object_logit": all_logits[..., None],
+                },
+                "head": pad_proposals(
+                    [each.proposal_boxes.tensor for each in proposals],
+                    [each.objectness_logits for each in proposals],
+                    self.post_nms_topk[self.training],
+                ),
             },
-            "head": pad_proposals(
-                [each.proposal_boxes.tensor for each in proposals],
-                [each.objectness_logits for each in proposals],
-                self.post_nms_topk[self.training],
-            ),
-        }
+        )
 
     def _dense_outputs(
         self, features: dict[str, torch.Tensor]

@@ -33,6 +33,7 @@ from roca_nocs.modeling.mono3d.padding import pad_rows
 from roca_nocs.modeling.mono3d.selection import select_class_from_prediction
 from roca_nocs.modeling.mono3d.targets import covered_by_ignore, make_align
 from roca_nocs.modeling.roi_heads.cube_head import CubeHead
+from roca_nocs.utils.deferred import Deferred
 
 __all__ = ["Mono3DROIHeads"]
 
@@ -124,7 +125,8 @@ class Mono3DROIHeads(StandardROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Read ``cfg.MODEL`` with the keys of ``modeling.mono3d_config.add_mono3d_config``.
 
-        The priors stay those of the checkpoint, or 1: a config of this kind cannot name a function.
+        The priors are those of the checkpoint, or else computed from ``cfg.DATASETS.TRAIN`` when a
+        training starts.
         """
         head, in_features = cfg.MODEL.ROI_CUBE_HEAD, cfg.MODEL.ROI_HEADS.IN_FEATURES
         side, weights = head.POOLER_RESOLUTION, cfg.MODEL.LOSS_W
@@ -133,8 +135,18 @@ class Mono3DROIHeads(StandardROIHeads):
             "loss_cls": weights.CATEGORY,
             "loss_box_reg": weights.ROI_BOX2D,
         }
+        sides, names = cfg.INPUT.MIN_SIZE_TRAIN, cfg.DATASETS.TRAIN
+        priors = Deferred(
+            "roca_nocs.data.mono3d_priors.dataset_priors",
+            names=names,
+            shortest_side=sum(sides) / len(sides),
+            virtual_focal=head.VIRTUAL_FOCAL,
+            num_clusters=head.CLUSTER_BINS,
+        )
         return {
             **arguments,
+            "priors": priors if names else None,
+            "bev_nms_threshold": head.BEV_NMS_THRESH if head.BEV_NMS_THRESH < 1 else None,
             "cube_in_features": in_features,
             "cube_pooler": ROIPooler(
                 output_size=side,
@@ -258,20 +270,14 @@ class Mono3DROIHeads(StandardROIHeads):
             for each, confidence in zip(results, confidences, strict=True):
                 each.scores = (each.scores * confidence).sqrt()
         if self.bev_nms_threshold is not None:
-            results = [self._without_duplicates(each) for each in results]
-        return results
-
-    def _without_duplicates(self, instances: Instances) -> Instances:
-        return instances[
-            suppress_duplicates(
-                instances.pred_center_cam,
-                instances.pred_dimensions,
-                instances.pred_rotation_y,
-                instances.pred_classes,
-                instances.scores,
+            kept = suppress_duplicates(
+                decoded,
+                image * self.num_classes + classes,
+                torch.cat([each.scores for each in results]),
                 self.bev_nms_threshold,
             )
-        ]
+            results = [each[own] for each, own in zip(results, kept.split(counts), strict=True)]
+        return results
 
     def _cube_outputs(
         self, features: dict[str, torch.Tensor], boxes: list[Boxes]
