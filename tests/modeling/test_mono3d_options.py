@@ -22,7 +22,7 @@ from modeling.tiny_mono3d import (
     priors,
     projection,
 )
-from roca_nocs.data import mono3d_priors
+from roca_nocs.engine import mono3d_priors
 from roca_nocs.geometry.box3d_codec import BoxPriors
 from roca_nocs.geometry.cuboids import bev_iou, rotation_from_yaw
 from roca_nocs.geometry.projection import resize_projection
@@ -134,20 +134,23 @@ def test_old_kind_of_config_has_priors_and_suppression(monkeypatch: pytest.Monke
     cfg.INPUT.MIN_SIZE_TRAIN = (200, 400)
     cfg.MODEL.ROI_CUBE_HEAD.BEV_NMS_THRESH = 0.25
     cfg.MODEL.MAX_GROUND_TRUTHS = 5
-    asked = {}
+    asked: dict[str, Any] = {}
 
-    def compute(**options: Any) -> BoxPriors:
-        asked.update(options)
+    def compute(names: list[str], **options: Any) -> BoxPriors:
+        asked.update(options, names=names)
         return priors()
 
     monkeypatch.setattr(mono3d_priors, "dataset_priors", compute)
-    model = build_model(cfg).train()
+    model = build_model(cfg)
     assert model.max_ground_truths == 5
-    heads = model.roi_heads
-    assert heads.bev_nms_threshold == 0.25
-    torch.testing.assert_close(heads.priors().dimensions, priors().dimensions)
+    assert model.roi_heads.bev_nms_threshold == 0.25
+    mono3d_priors.set_dataset_priors(model, cfg)
+    torch.testing.assert_close(model.roi_heads.priors().dimensions, priors().dimensions)
     assert tuple(asked.pop("names")) == ("made_up_train",)
     assert asked == {"shortest_side": 300, "virtual_focal": 512, "num_clusters": 1}
+    cfg.DATASETS.TRAIN = ()
+    with pytest.raises(ValueError, match="TRAIN is empty"):
+        mono3d_priors.set_dataset_priors(model, cfg)
 
 
 def test_training_with_priors_of_ones_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,6 @@ from roca_nocs.modeling.mono3d.padding import pad_rows
 from roca_nocs.modeling.mono3d.selection import select_class_from_prediction
 from roca_nocs.modeling.mono3d.targets import covered_by_ignore, make_align
 from roca_nocs.modeling.roi_heads.cube_head import CubeHead
-from roca_nocs.utils.deferred import Deferred
 
 __all__ = ["Mono3DROIHeads"]
 
@@ -125,8 +124,8 @@ class Mono3DROIHeads(StandardROIHeads):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Read ``cfg.MODEL`` with the keys of ``modeling.mono3d_config.add_mono3d_config``.
 
-        The priors are those of the checkpoint, or else computed from ``cfg.DATASETS.TRAIN`` when a
-        training starts.
+        The priors are those of the checkpoint, or 1 until ``engine.mono3d_priors`` sets those of
+        ``cfg.DATASETS.TRAIN``: a config of this kind cannot name a function.
         """
         head, in_features = cfg.MODEL.ROI_CUBE_HEAD, cfg.MODEL.ROI_HEADS.IN_FEATURES
         side, weights = head.POOLER_RESOLUTION, cfg.MODEL.LOSS_W
@@ -135,17 +134,8 @@ class Mono3DROIHeads(StandardROIHeads):
             "loss_cls": weights.CATEGORY,
             "loss_box_reg": weights.ROI_BOX2D,
         }
-        sides, names = cfg.INPUT.MIN_SIZE_TRAIN, cfg.DATASETS.TRAIN
-        priors = Deferred(
-            "roca_nocs.data.mono3d_priors.dataset_priors",
-            names=names,
-            shortest_side=sum(sides) / len(sides),
-            virtual_focal=head.VIRTUAL_FOCAL,
-            num_clusters=head.CLUSTER_BINS,
-        )
         return {
             **arguments,
-            "priors": priors if names else None,
             "bev_nms_threshold": head.BEV_NMS_THRESH if head.BEV_NMS_THRESH < 1 else None,
             "cube_in_features": in_features,
             "cube_pooler": ROIPooler(
