@@ -26,32 +26,18 @@ roca = L(multi_step)(
     warmup=1000,
 )
 
+
+def _detr(milestone, warmup=0):
+    return L(multi_step)(max_iter="${train.max_iter}", milestones=[milestone], warmup=warmup)
+
+
 # DETR-like detectors: 7500 iterations of 16 images are called an epoch, the last tenth or so is
 # trained ten times slower.
-detr = L(multi_step)(
-    max_iter="${train.max_iter}",
-    milestones=[82500],  # after 11 of 12 epochs
-    warmup=0,
-)
-
+detr = _detr(82500)  # after 11 of 12 epochs
 # The others of detrex, for 375000 iterations and with a warm-up of a thousandth of an epoch.
-detr_50ep = L(multi_step)(
-    max_iter="${train.max_iter}",
-    milestones=[300000],  # after 40 epochs
-    warmup=0,
-)
-
-detr_12ep_warmup = L(multi_step)(
-    max_iter="${train.max_iter}",
-    milestones=[82500],
-    warmup=7.5,
-)
-
-detr_50ep_warmup = L(multi_step)(
-    max_iter="${train.max_iter}",
-    milestones=[300000],
-    warmup=7.5,
-)
+detr_50ep = _detr(300000)  # after 40 epochs
+detr_12ep_warmup = _detr(82500, warmup=7.5)
+detr_50ep_warmup = _detr(300000, warmup=7.5)
 
 # One rate, which the stages of the official training of NOCS each have.
 constant = L(multi_step)(

@@ -157,11 +157,13 @@ def load_omni3d(
         for annotation in of_image.get(image_id, ()):
             where = f"{path}: annotation {annotation['id']}"
             category_id = annotation["category_id"]
+            if category_id not in ignored and category_id not in contiguous:
+                continue
             box = _choose_box(annotation, fields, where)
             if category_id in ignored:
                 if box is not None:
                     record["ignore_boxes"].append(box.tolist())
-            elif category_id in contiguous:
+            else:
                 category_id = contiguous[category_id]
                 counts[_add(record, annotation, box, category_id, limits, is_train, where)] += 1
     check_files((record["file_name"] for record in records.values()), "image", str(path))

@@ -93,8 +93,8 @@ class PaddedRPN(RPN):
         Raises:
             ValueError: no ground truth in training.
         """
-        proposals, losses, _ = self.forward_padded(images, features, gt_instances, ignore_boxes)
-        return proposals, losses
+        dense = self._dense_outputs(features)
+        return self._propose(images, *dense, gt_instances, ignore_boxes)
 
     def forward_padded(
         self,
@@ -118,30 +118,40 @@ class PaddedRPN(RPN):
             ValueError: no ground truth in training.
         """
         anchors, logits, deltas = self._dense_outputs(features)
-        all_logits, all_deltas = torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        proposals, losses = self._propose(
+            images, anchors, logits, deltas, gt_instances, ignore_boxes
+        )
+        padded = {
+            "dense": {
+                "anchors": Boxes.cat(anchors).tensor,
+                "rpn_bbox2d_logit": torch.cat(deltas, dim=1),
+                "rpn_object_logit": torch.cat(logits, dim=1)[..., None],
+            },
+            "head": pad_proposals(
+                [each.proposal_boxes.tensor for each in proposals],
+                [each.objectness_logits for each in proposals],
+                self.post_nms_topk[self.training],
+            ),
+        }
+        return proposals, losses, padded
+
+    def _propose(
+        self,
+        images: ImageList,
+        anchors: list[Boxes],
+        logits: list[torch.Tensor],
+        deltas: list[torch.Tensor],
+        gt_instances: list[Instances] | None,
+        ignore_boxes: Sequence[torch.Tensor] | None,
+    ) -> tuple[list[Instances], dict[str, torch.Tensor]]:
+        """Proposals and losses from the outputs of all levels."""
         losses: dict[str, torch.Tensor] = {}
         if self.training:
             if gt_instances is None:
                 raise ValueError("PaddedRPN needs gt_instances in training, got None")
             targets = self.anchor_targets(anchors, gt_instances, ignore_boxes)
-            losses = self._losses(all_logits, all_deltas, targets)
-        proposals = self.predict_proposals(anchors, logits, deltas, images.image_sizes)
-        return (
-            proposals,
-            losses,
-            {
-                "dense": {
-                    "anchors": Boxes.cat(anchors).tensor,
-                    "rpn_bbox2d_logit": all_deltas,
-                    "rpn_object_logit": all_logits[..., None],
-                },
-                "head": pad_proposals(
-                    [each.proposal_boxes.tensor for each in proposals],
-                    [each.objectness_logits for each in proposals],
-                    self.post_nms_topk[self.training],
-                ),
-            },
-        )
+            losses = self._losses(torch.cat(logits, dim=1), torch.cat(deltas, dim=1), targets)
+        return self.predict_proposals(anchors, logits, deltas, images.image_sizes), losses
 
     def _dense_outputs(
         self, features: dict[str, torch.Tensor]
