@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from unittest import mock
 
@@ -43,7 +44,10 @@ def check_equal(found: Instances, expected: Instances) -> None:
 
 
 def main() -> None:
-    model = untrained_model()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = parser.parse_args().device
+    model = untrained_model().to(device)
     image = torch.randint(256, (3, HEIGHT, WIDTH), dtype=torch.uint8)
 
     @torch.no_grad()
@@ -59,6 +63,7 @@ def main() -> None:
         f"AlignDETR R50, {HEIGHT}x{WIDTH}, inference, vs ms_deform_attn_reference",
         plain,
         compiled,
+        device=device,
         threads=torch.get_num_threads(),
     )
 

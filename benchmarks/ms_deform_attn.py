@@ -6,6 +6,7 @@ for 900 queries.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import multiprocessing
@@ -170,7 +171,8 @@ def compare_on_gpu() -> None:
     print(f"share of the copy bandwidth: {share:.2f}")
 
 
-def main() -> None:
+def compare_on_cpu() -> None:
+    """Times with one and two threads, and memory."""
     print(f"vector path: {torch.backends.cpu.get_cpu_capability()}")
     for threads in (1, 2):
         compare_times("cpu", threads)
@@ -180,7 +182,15 @@ def main() -> None:
         forward(ms_deform_attn_reference, inputs(ENCODER)),
     )
     compare_memory()
-    if torch.cuda.is_available():
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: all there are")
+    device = parser.parse_args().device
+    if device != "cuda":
+        compare_on_cpu()
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
         compare_on_gpu()
 
 

@@ -22,6 +22,8 @@ from detectron2.utils import comm
 from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import IterableDataset, get_worker_info
 
+from .packing import pack, unpack
+
 __all__ = ["IndexStream", "TrainLoader", "build_train_loader"]
 
 logger = logging.getLogger(__name__)
@@ -227,10 +229,13 @@ class TrainLoader:
             total_batch_size=self._stream.batch_size,
             aspect_ratio_grouping=False,
             num_workers=self._num_workers,
+            collate_fn=pack if self._num_workers else None,
         )
         with _random_state_kept():  # creating the iterator draws the workers' base seed
             batches = iter(loader)
         for batch in batches:
+            if self._num_workers:
+                batch = unpack(batch)
             self.position += 1
             self._count_replaced(sum(attempts for _, attempts in batch))
             yield [sample for sample, _ in batch]

@@ -45,12 +45,12 @@ class FrameTargets:
         counts = torch.tensor([len(frame["labels"]) for frame in frames], device=device)
         clip = torch.arange(len(frames), device=device).repeat_interleave(counts)
         boxes, labels, ids = (
-            torch.cat([frame[name].to(device) for frame in frames])
+            torch.cat([frame[name] for frame in frames]).to(device)
             for name in ("boxes", "labels", "ids")
         )
         masks = None
         if all("masks" in frame for frame in frames):
-            masks = torch.cat([frame["masks"].to(device) for frame in frames])
+            masks = torch.cat([frame["masks"] for frame in frames]).to(device)
         return FrameTargets(clip, boxes.float(), labels, ids, masks)
 
 

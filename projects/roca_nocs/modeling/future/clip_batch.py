@@ -81,7 +81,7 @@ def collate_clips(
     used = num_frames or length
     if used > length:
         raise ValueError(f"{_name(first)} has {length} observed frames, num_frames is {used}")
-    clips = torch.stack([sample["clip"][-used:].to(device) for sample in samples])
+    clips = torch.stack([sample["clip"][-used:] for sample in samples]).to(device)
     poses = [torch.as_tensor(sample["ego_pose"])[length - used : length] for sample in samples]
     return ClipBatch(
         frames=clips.unbind(dim=1),
@@ -136,12 +136,12 @@ def collate_targets(
     flow: tuple[torch.Tensor, ...] = ()
     if masks:
         flow = tuple(
-            torch.stack([s["future"][step]["flow"].to(device) for s in samples]).float()
+            torch.stack([s["future"][step]["flow"] for s in samples]).to(device).float()
             for step in range(1, num_future + 1)
         )
     maps = None
     if semantic:
-        maps = torch.stack([s["semantic"][: num_future + 1].to(device) for s in samples])
+        maps = torch.stack([s["semantic"][: num_future + 1] for s in samples]).to(device)
     return ClipTargets(observed, future, flow, maps)
 
 

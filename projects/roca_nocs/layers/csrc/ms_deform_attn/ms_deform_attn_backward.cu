@@ -166,12 +166,14 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> ms_deform_attn_backward_cuda(
     AT_DISPATCH_FLOATING_TYPES_AND2(
         at::kHalf, at::kBFloat16, value.scalar_type(), "ms_deform_attn_backward", [&] {
           using T = at::opmath_type<scalar_t>;
-          constexpr int vector = 16 / sizeof(scalar_t);
+          // Gradients of values are added up as T: the lanes of a pair write what lies side by
+          // side, also where they read half as many bytes.
+          constexpr int vector = 16 / sizeof(T);
           const auto* of_output = gradient.const_data_ptr<scalar_t>();
           const auto* from = inputs.value.const_data_ptr<scalar_t>();
           auto* to = grad_values.mutable_data_ptr<T>();
           const bool whole =
-              has_whole_vectors<scalar_t>(inputs.sizes.channels, {of_output, from, to});
+              has_whole_vectors(inputs.sizes.channels, vector, {of_output, from, to});
           const Launch launch = plan_launch<T>(inputs.sizes, whole ? vector : 1);
           const auto kernel = whole ? &backward_kernel<scalar_t, T, vector>
                                     : &backward_kernel<scalar_t, T, 1>;

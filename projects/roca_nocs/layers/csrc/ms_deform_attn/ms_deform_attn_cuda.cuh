@@ -199,10 +199,12 @@ Launch plan_launch(const MsDeformAttnSizes& sizes, int count) {
   return launch;
 }
 
-// Whether rows of channels can be read 16 bytes at a time.
-template <typename scalar_t>
-bool has_whole_vectors(int64_t channels, std::initializer_list<const void*> pointers) {
-  return channels % (16 / sizeof(scalar_t)) == 0 &&
+// Whether rows of channels can be read `count` at a time.
+inline bool has_whole_vectors(
+    int64_t channels,
+    int count,
+    std::initializer_list<const void*> pointers) {
+  return channels % count == 0 &&
       std::all_of(pointers.begin(), pointers.end(), [](const void* pointer) {
            return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
          });

@@ -94,7 +94,7 @@ at::Tensor ms_deform_attn_cuda(
         constexpr int vector = 16 / sizeof(scalar_t);
         const auto* from = inputs.value.const_data_ptr<scalar_t>();
         auto* to = output.mutable_data_ptr<scalar_t>();
-        const bool whole = has_whole_vectors<scalar_t>(inputs.sizes.channels, {from, to});
+        const bool whole = has_whole_vectors(inputs.sizes.channels, vector, {from, to});
         const Launch launch = plan_launch<T>(inputs.sizes, whole ? vector : 1);
         const auto kernel = whole ? &forward_kernel<scalar_t, T, vector>
                                   : &forward_kernel<scalar_t, T, 1>;
