@@ -36,9 +36,9 @@ optimizer.weight_decay = 1e-4
 
 train.output_dir = "./output/future_detr_bev_smoke"
 train.seed = 1
-train.max_iter = 600
+train.max_iter = 1000
 train.clip_gradients.norm = 1.0
 train.checkpointer.period = 100
-train.eval_period = 200
+train.eval_period = 250
 train.log_period = 10
 train.best.metric = "bev/VPQ_long"

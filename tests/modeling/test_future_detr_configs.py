@@ -32,6 +32,7 @@ def load(name: str) -> DictConfig:
         ("bev_clips_memory", 3, 0, None),
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
+        ("bev_stack", 3, 4, "dot"),
         ("bev_stack_small", 3, 4, "dot"),
     ],
 )
