@@ -9,6 +9,7 @@ import pytest
 import torch
 from detectron2.layers import (
     Conv2d,
+    FrozenBatchNorm2d,
     ShapeSpec,
     cat,
     cross_entropy,
@@ -44,6 +45,27 @@ def test_conv_applies_norm_then_activation() -> None:
     x = torch.randn(2, 3, 5, 5)
     expected = F.relu(layer.norm(F.conv2d(x, layer.weight, padding=1)))
     torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("size", [3, 40])  # fewer and more numbers in the output than weights
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [(4, {"bias": False}), (4, {"stride": 2}), (8, {"groups": 4, "bias": False})],
+)
+def test_frozen_norm_of_a_conv_without_gradients(size: int, channels: int, options: dict) -> None:
+    torch.manual_seed(0)
+    layer = Conv2d(channels, 8, 3, padding=1, norm=FrozenBatchNorm2d(8), **options)
+    for buffer in layer.norm.buffers():
+        buffer.uniform_(0.5, 2)
+    x = torch.randn(2, channels, size, size)
+    plain = {key: value for key, value in options.items() if key != "bias"}
+    expected = layer.norm(F.conv2d(x, layer.weight, layer.bias, padding=1, **plain))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+    trained = layer(x)
+    torch.testing.assert_close(trained, expected)
+    trained.sum().backward()
+    assert layer.weight.grad is not None
 
 
 def test_plain_conv_is_the_conv_of_torch() -> None:

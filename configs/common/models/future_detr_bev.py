@@ -87,7 +87,11 @@ model = L(FutureDETR)(
     ),
     tracker=L(RuntimeTracker)(score_thresh=0.7, filter_score_thresh=0.6, miss_tolerance=5),
     results=L(ClipResults)(
-        min_score=0.35, min_value=0.3, min_area=4, max_masks=100, foreground_class=None
+        min_score=0.35,
+        min_value=0.3,
+        min_area=4,
+        max_masks=100,
+        foreground_class=1,  # vehicles, where the model has a semantic head
     ),
     temporal_fusion="streaming",
     num_frames=None,

@@ -43,11 +43,15 @@ class FrozenBatchNorm2d(nn.Module):
             )
         # With a gradient that kernel would keep `x`, to differentiate by the weight. A
         # multiply-add whose factors are constant keeps nothing of that size.
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
+        scale, shift = self.scale_and_shift()
         return torch.addcmul(
             shift.to(x.dtype).view(1, -1, 1, 1), x, scale.to(x.dtype).view(1, -1, 1, 1)
         )
+
+    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer as an affine map: factor and summand of each channel, both ``(C,)``."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
 
     def _load_from_state_dict(
         self,

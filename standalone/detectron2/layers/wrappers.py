@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .batch_norm import FrozenBatchNorm2d
+
 BatchNorm2d = nn.BatchNorm2d
 ConvTranspose2d = nn.ConvTranspose2d
 Linear = nn.Linear
@@ -39,10 +41,22 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, C, H, W) -> (N, C', H', W')``."""
-        x = super().forward(x)
-        if self.norm is not None:
-            x = self.norm(x)
+        if isinstance(self.norm, FrozenBatchNorm2d) and self._folding_pays(x):
+            scale, shift = self.norm.scale_and_shift()
+            bias = shift if self.bias is None else shift + scale * self.bias
+            x = self._conv_forward(x, self.weight * scale.view(-1, 1, 1, 1), bias)
+        else:
+            x = super().forward(x)
+            if self.norm is not None:
+                x = self.norm(x)
         return x if self.activation is None else self.activation(x)
+
+    def _folding_pays(self, x: torch.Tensor) -> bool:
+        """Whether scaling the weights is less work than scaling the output; not for training."""
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+            return False
+        cells = x[:, :1].numel() // (self.stride[0] * self.stride[1])
+        return cells * self.out_channels > self.weight.numel()
 
 
 def cat(tensors: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
