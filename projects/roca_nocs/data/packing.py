@@ -1,9 +1,9 @@
 """How a batch gets from a worker process to the training: as one block of shared memory.
 
 PyTorch moves each tensor into shared memory of its own, whose file the receiving process has to ask
-for; samples with masks, boxes and ids of many frames hold dozens of tensors, and that takes longer
-than a training step. Packed, all tensors of a batch lie in one block, and what is received are
-views into it: nothing is copied.
+for; samples with masks, boxes and ids of many frames hold dozens of tensors, and that can take as
+long as a training step. Packed, the worker copies all tensors of a batch into one block, and what
+is received are views into it.
 """
 
 from __future__ import annotations
