@@ -1,30 +1,69 @@
-"""FutureDETR on the embedded traffic, everything at once, in minutes on a GPU.
+"""FutureDETR on the embedded traffic, everything at once, in hours on a CPU (`--num-gpus 0`).
 
-`bev_stack_small.py` with wider layers, masks at the resolution of the raster and larger batches.
-The present and one future step first, then all four from those weights; the commands and what they
+The aligned rasters of the three observed frames are the channels of a single one
+(`temporal_fusion="stack"`), so that a clip is encoded once and no tracks have to be learned. Three
+things make it learn from few clips: queries start at the encoder's best tokens, masks are bound to
+the boxes of their queries, and the future is the present, moved rigidly. The commands and what they
 reached are in `docs/results.md`.
 """
 
-from .bev_stack_small import dataloader, lr_multiplier, model, optimizer, train
+from detectron2.config import LazyCall as L
+
+from roca_nocs.modeling.future.rigid_rollout import RigidRollout
+
+from ..common.data_traffic import dataloader
+from ..common.models.future_detr_bev_small import model
+from ..common.optim import adamw as optimizer
+from ..common.schedule import flat_then_cosine as lr_multiplier
+from ..common.train import train
 
 __all__ = ["dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
-model.detector.backbone.stem_stride = 1
-model.detector.backbone.width = 64
-model.detector.hidden_dim = 256
-model.detector.dim_feedforward = 1024
+model.temporal_fusion = "stack"
+model.num_frames = 3
+model.propagation = None
+model.future_births = False
+model.detector.backbone.in_channels = 15  # of three frames
+# Masks at the resolution of the raster: at half of it the outlines of cycles are lost, and those of
+# cars agree to 88 % at best. Narrow, since the stage at full resolution is most of a step.
+model.detector.backbone.width = 16
+model.detector.backbone.norm = "BN"
+model.detector.num_feature_levels = 2  # of strides 4 and 8
+model.detector.num_queries = 20
+model.detector.two_stage = True
+model.detector.mask_window = True
+model.detector.semantic_dim = 32
+model.rollout = L(RigidRollout)(
+    in_channels="${..detector.backbone.in_channels}",
+    embed_dim="${..detector.hidden_dim}",
+    max_steps=4,
+    crop=48,
+    width=32,
+    hidden=256,
+)
+# In short trainings instances are told apart sooner: after 400 iterations of eight single frames a
+# VPQ of 25.5 % on `traffic_val`, with the published 10 and 1 of 10.0 %.
+model.criterion.weight_mask = 50.0
+model.criterion.weight_dice = 5.0
+model.criterion.match_future_masks = False  # costs more than the rest of the matching
+# After a short training existence probabilities stay low; cycles cover three cells or four.
+model.results.min_score = 0.25
+model.results.min_value = 0.15
+model.results.min_area = 2
 
-dataloader.train.total_batch_size = 32
-dataloader.train.num_workers = 8
-dataloader.test.num_workers = 8
+dataloader.train.total_batch_size = 8
+dataloader.train.num_workers = 1
 
-lr_multiplier.warmup = 100
 lr_multiplier.flat = 0.5
+lr_multiplier.final = 0.02
 
-optimizer.lr = 4e-4
+optimizer.lr = 5e-4
+optimizer.weight_decay = 1e-4
 
 train.output_dir = "./output/future_detr_bev_stack"
-train.max_iter = 820
-train.eval_period = 0
-train.cudnn_benchmark = True
-train.float32_precision = "high"
+train.seed = 1
+train.max_iter = 6000
+train.clip_gradients.norm = 1.0
+train.checkpointer.period = 250
+train.eval_period = 1500
+train.best.metric = "bev/VPQ_long"

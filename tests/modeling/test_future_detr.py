@@ -126,6 +126,41 @@ def test_parallel_rollout_and_extra_attention() -> None:
     assert_trained(model, losses)
 
 
+@pytest.mark.parametrize("mode", ["autoregressive", "parallel"])
+def test_queries_of_a_two_stage_detector_have_a_future(mode: str) -> None:
+    """Stacked frames without tracks, masks bound to the boxes: empty clips, births, batches."""
+    model = build_future_detr(
+        temporal_fusion="stack",
+        detector={
+            "in_channels": 9,
+            "two_stage": True,
+            "mask_type": "dot",
+            "mask_window": True,
+            "num_feature_levels": 2,
+        },
+        rollout={"num_feature_levels": 2, "mode": mode},
+    )
+    born = make_clip([(5, range(1, 9)), (14, range(4, 9))], seed=1)
+    for batch in ([born, make_clip([], seed=3)], [make_clip([])], [make_clip(), born]):
+        losses = train(model, batch)
+        assert {name for name in losses if name.endswith("_enc")} == {
+            f"loss_{name}_enc" for name in FRAME
+        }
+        assert_trained(model, losses)
+    both = predict(model, [born, make_clip(seed=2)])
+    (alone,) = predict(model, [born])
+    assert both[0]["instances"].shape == (3, *SIZE)
+    torch.testing.assert_close(both[0]["boxes"], alone["boxes"], atol=1e-5, rtol=1e-4)
+    if mode == "autoregressive":
+        # A query looks next at the box that it had, moved.
+        (clip,) = (collate_clips([born], None, model.device),)
+        (frame,) = model._frames(clip)
+        encoded = model._encode(clip, frame, clip.poses[:, -1], None)
+        _, step, _ = model._decode(encoded, model.detector.initial_queries(encoded))
+        moved = model.rollout._moved(step, boxes=True).sigmoid()
+        torch.testing.assert_close(moved[:, 2:], step.boxes[-1, :, 2:], atol=1e-4, rtol=1e-3)
+
+
 def test_gradient_flows_through_time() -> None:
     """The losses of the present reach the queries of the first frame through the tracks."""
     model = build_future_detr(num_future=0)
@@ -286,7 +321,7 @@ def test_errors_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="temporal_fusion"):
         build_future_detr(temporal_fusion="sum")
     with pytest.raises(ValueError, match="two_stage"):
-        build_future_detr(detector={"two_stage": True})
+        build_future_detr(detector={"two_stage": True})  # with tracks
     model = build_future_detr()
     clip = make_clip()
     model.train()

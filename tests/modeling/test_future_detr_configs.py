@@ -33,7 +33,6 @@ def load(name: str) -> DictConfig:
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
         ("bev_stack", 3, 4, "dot"),
-        ("bev_stack_small", 3, 4, "dot"),
     ],
 )
 def test_models_fit_their_data(name: str, frames: int, future: int, masks: str | None) -> None:
@@ -54,7 +53,7 @@ def test_models_fit_their_data(name: str, frames: int, future: int, masks: str |
     assert config.dataloader.test.mapper.n_future == future
 
 
-@pytest.mark.parametrize("name", ["bev_rollout", "bev_smoke", "bev_stack_small"])
+@pytest.mark.parametrize("name", ["bev_rollout", "bev_smoke"])
 def test_skips_of_the_memory_have_the_widths_of_the_backbone(name: str) -> None:
     config = load(name)
     config.model.rollout.future_skips = "memory"

@@ -63,14 +63,15 @@ def build_future_detr(
 ) -> FutureDETR:
     """The model, with boxes and attention that are no longer those of the initialisation."""
     torch.manual_seed(seed)
-    memory = options.get("temporal_fusion") == "memory"
+    memory, stack = (options.get("temporal_fusion") == name for name in ("memory", "stack"))
+    tracks = TrackPropagation(
+        QueryInteraction(feedforward_dim=32, **SMALL),
+        **({"drop": 0.0, "fp_ratio": 0.0} | (propagation or {})),
+    )
     model = FutureDETR(
         detector=build_detector(**(detector or {})),
         criterion=ClipCriterion(matcher=MixedMatcher(), **(criterion or {})),
-        propagation=TrackPropagation(
-            QueryInteraction(feedforward_dim=32, **SMALL),
-            **({"drop": 0.0, "fp_ratio": 0.0} | (propagation or {})),
-        ),
+        propagation=None if stack else tracks,
         rollout=build_rollout(**(rollout or {})),
         fusion=MemoryFusion(num_feature_levels=LEVELS, num_points=2, **SMALL) if memory else None,
         pixel_mean=(0.0,),

@@ -40,9 +40,12 @@ model = L(FutureDETR)(
         skip_mode="lateral",
         x_source="memory",
         mask_chunk=32,
+        mask_dim=None,
+        mask_window=False,
         gn_groups=8,
         num_semantic_classes=2,  # background, vehicles
         semantic_levels="all",
+        semantic_dim=None,
     ),
     criterion=L(ClipCriterion)(
         matcher=L(MixedMatcher)(cost_class=2.0, cost_bbox=5.0, cost_giou=2.0),

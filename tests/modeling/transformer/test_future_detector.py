@@ -154,19 +154,24 @@ def rows_of(detector: FutureDetector, encoded: Encoded) -> tuple[torch.Tensor, t
     return hs.flatten(0, 1), torch.arange(len(hs)).repeat_interleave(hs.shape[1])
 
 
-@pytest.mark.parametrize("mask_type", ["conv", "dot"])
+@pytest.mark.parametrize(
+    "changes",
+    [{"mask_type": "conv"}, {"mask_type": "dot"}, {"mask_type": "dot", "mask_window": True}],
+    ids=str,
+)
 @settings(max_examples=3)
 @given(chunk=st.integers(1, 20), seed=st.integers(0, 100))
-def test_chunks_and_parts_are_exact(mask_type: str, chunk: int, seed: int) -> None:
-    detector = build_detector(mask_type=mask_type).eval()
+def test_chunks_and_parts_are_exact(changes: dict[str, Any], chunk: int, seed: int) -> None:
+    detector = build_detector(**changes).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         encoded = detector.encode(torch.randn(2, 3, 32, 48, generator=generator))
         rows, images = rows_of(detector, encoded)
-        whole = detector.masks(encoded, chunk=len(rows))(rows, images)
-        torch.testing.assert_close(detector.masks(encoded, chunk=chunk)(rows, images), whole)
+        boxes = torch.rand(len(rows), 4, generator=generator)
+        whole = detector.masks(encoded, chunk=len(rows))(rows, images, boxes)
+        torch.testing.assert_close(detector.masks(encoded, chunk=chunk)(rows, images, boxes), whole)
         order = torch.randperm(len(rows), generator=generator)[:5]
-        found = detector.masks(encoded)(rows[order], images[order])
+        found = detector.masks(encoded)(rows[order], images[order], boxes[order])
     torch.testing.assert_close(found, whole[order])
 
 
@@ -249,6 +254,7 @@ def test_track_queries_attend_to_each_other() -> None:
     [
         {},
         {"mask_type": "dot"},
+        {"mask_type": "dot", "mask_window": True, "semantic_dim": 8},
         {"skip_mode": "strided", "x_source": "proj"},
         {"with_box_refine": False, "semantic_levels": "single_level"},
         {"num_feature_levels": 1},
@@ -264,7 +270,7 @@ def test_gradients_reach_every_parameter(changes: dict[str, Any]) -> None:
     outputs = (
         decoded.logits,
         decoded.boxes,
-        detector.masks(encoded)(rows, images),
+        detector.masks(encoded)(rows, images, decoded.boxes[-1].flatten(0, 1)),
         detector.semantic(encoded),
     )
     sum((x * torch.randn_like(x)).sum() for x in outputs).backward()
@@ -394,6 +400,8 @@ def test_few_cells_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
         ({"two_stage": True, "with_box_refine": False}, "two_stage=True needs"),
         ({"skip_mode": "diagonal"}, "skip_mode must be one of .*'diagonal'"),
         ({"mask_type": "cnov"}, "mask_type must be one of .*'cnov'"),
+        ({"mask_window": True}, "mask_window=True needs mask_type='dot', got 'conv'"),
+        ({"semantic_dim": 12, "gn_groups": 8}, "hidden_dim must be"),
     ],
 )
 def test_numbers_that_do_not_fit(changes: dict[str, Any], message: str) -> None:

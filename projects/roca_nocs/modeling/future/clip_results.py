@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from roca_nocs.geometry.boxes import cxcywh_to_xyxy
 from roca_nocs.modeling.criteria.mask_loss import upsample
 from roca_nocs.modeling.future.instance_ids import instance_maps, trajectories
 from roca_nocs.modeling.future.rollout import Step
+from roca_nocs.modeling.future.step_masks import RowMasks, masks_of_steps
 from roca_nocs.modeling.tracking.runtime_tracker import number
 from roca_nocs.modeling.tracking.track_state import NEW, TrackState
-from roca_nocs.modeling.transformer.future_detector import FutureDetector, MaskReader
+from roca_nocs.modeling.transformer.future_detector import FutureDetector
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class ClipResults:
       that is no track (yet) is of this result only;
     - ``scores_per_step`` (F + 1, n); ``boxes`` (F + 1, n, 4) cxcywh in [0, 1];
     - ``trajectories`` (F + 1, n, 2) metres (x, y), centroids, NaN where an instance has no cell;
-    - ``semantic`` (F + 1, H, W) int64 of a detector with a semantic head.
+    - ``semantic`` (F + 1, H, W) int64 of a detector with a semantic head; (1, H, W), of the
+      present, if the future steps have no memory.
 
     Attributes:
         min_score: existence probability from which on a query is reported.
@@ -75,20 +78,19 @@ class ClipResults:
         kept = self._best_rows(score, state.clip, len(next_id))
         ids, _ = number(state.ids, kept & (state.ids <= NEW), state.clip, next_id)
         semantic = self._semantic(detector, steps, grid)
-        masks_of = [_masks(detector, step, grid) for step in steps]
+        masks_of = _masks(detector, steps, state.clip, grid)
         results = []
         for clip in range(len(next_id)):
             rows = (kept & (state.clip == clip)).nonzero().squeeze(dim=1)
-            masks = torch.stack([masks(rows, state.clip[rows]) for masks in masks_of])
+            masks = torch.stack([masks(rows) for masks in masks_of])
             of_clip = None if semantic is None else semantic[clip]
-            gated = of_clip is not None and self.foreground_class is not None
             instances = instance_maps(
                 existence[:, rows],
                 masks,
                 ids[rows] + 1,
                 min_value=self.min_value,
                 min_area=self.min_area,
-                foreground=of_clip == self.foreground_class if gated else None,
+                foreground=self._foreground(of_clip, len(steps)),
             )
             result = {
                 "instances": instances,
@@ -103,6 +105,13 @@ class ClipResults:
             results.append(result if of_clip is None else result | {"semantic": of_clip})
         return results
 
+    def _foreground(self, semantic: torch.Tensor | None, steps: int) -> torch.Tensor | None:
+        """(F + 1, H, W) bool: cells that may belong to an instance, all where nothing is known."""
+        if semantic is None or self.foreground_class is None:
+            return None
+        known = semantic == self.foreground_class
+        return torch.cat([known, known.new_ones(steps - len(known), *known.shape[1:])])
+
     def _best_rows(self, score: torch.Tensor, clip: torch.Tensor, num_clips: int) -> torch.Tensor:
         """(N,) bool: rows to report."""
         kept = torch.zeros_like(score, dtype=torch.bool)
@@ -114,7 +123,7 @@ class ClipResults:
     def _semantic(
         self, detector: FutureDetector, steps: Sequence[Step], grid: BevGrid
     ) -> torch.Tensor | None:
-        """(B, F + 1, H, W) int64."""
+        """(B, F + 1, H, W) int64, of the steps that have a memory."""
         if detector.semantic_head is None:
             return None
         size = (grid.height, grid.width)
@@ -126,22 +135,29 @@ class ClipResults:
                 align_corners=False,
             ).argmax(dim=1)
             for step in steps
+            if step.encoded is not None
         ]
         return torch.stack(maps, dim=1)
 
 
-def _masks(detector: FutureDetector, step: Step, grid: BevGrid) -> MaskReader:
-    """What gives (n, H, W), the probability that a cell belongs to each of n rows, of rows and
-    their clips."""
+def _masks(
+    detector: FutureDetector, steps: Sequence[Step], clip: torch.Tensor, grid: BevGrid
+) -> list[RowMasks]:
+    """What gives (n, H, W), the probability that a cell belongs to each of n rows, of each step."""
     if detector.mask_type is None:
-        return lambda rows, _: _filled_boxes(step.boxes[-1, rows], grid)
+        return [partial(_filled_boxes, step.boxes[-1], grid) for step in steps]
     size = (grid.height, grid.width)
-    read = detector.masks(step.encoded)
-    return lambda rows, clip: upsample(read(step.hs[-1, rows], clip), size).sigmoid()
+    logits_of = masks_of_steps(detector, steps, clip)
+    return [partial(_probabilities, read, size) for read in logits_of]
 
 
-def _filled_boxes(boxes: torch.Tensor, grid: BevGrid) -> torch.Tensor:
-    """(n, H, W), 1 inside of the boxes (n, 4) and 0 outside."""
+def _probabilities(read: RowMasks, size: tuple[int, int], rows: torch.Tensor) -> torch.Tensor:
+    return upsample(read(rows), size).sigmoid()
+
+
+def _filled_boxes(boxes: torch.Tensor, grid: BevGrid, rows: torch.Tensor) -> torch.Tensor:
+    """(n, H, W), 1 inside of the boxes of n rows of (N, 4) and 0 outside."""
+    boxes = boxes[rows]
     (left, top), (right, bottom) = (
         corner.unbind(dim=-1) for corner in cxcywh_to_xyxy(boxes).split(2, dim=-1)
     )

@@ -29,18 +29,21 @@ class Step:
     """What is known of N queries of a batch at the present (step 0) or at a future step.
 
     Attributes:
-        encoded: memory of the step.
+        encoded: memory of the step; None if it has none of its own.
         hs: (L, N, C) states of L decoder layers.
         logits: (L, N, K).
         boxes: (L, N, 4) cxcywh in [0, 1].
         flow: (B, 2, h, w) from the step before, on the finest level; None at the present.
+        motion: (N, 3) of the masks since the present where the step has no memory, see
+            :func:`~roca_nocs.modeling.future.rigid_rollout.move_rigidly`.
     """
 
-    encoded: Encoded
+    encoded: Encoded | None
     hs: torch.Tensor
     logits: torch.Tensor
     boxes: torch.Tensor
     flow: torch.Tensor | None = None
+    motion: torch.Tensor | None = None
 
 
 def decode_rows(
@@ -192,20 +195,26 @@ class FutureRollout(nn.Module):
                 f"max_steps={self.max_steps}"
             )
         accumulated: torch.Tensor | None = None
-        step = present
+        step, encoded = present, present.encoded
+        assert encoded is not None
         for number in range(num_steps):
-            flow = self.flow_head(step.encoded.levels[0])
+            flow = self.flow_head(encoded.levels[0])
             accumulated = flow if accumulated is None else compose_flow(accumulated, flow)
-            encoded = self._advance(step.encoded, flow, number)
+            encoded = self._advance(encoded, flow, number)
             encoded = self._with_maps(detector, encoded, present.encoded, accumulated)
             if self.mode == "parallel":
                 step = self._head_start(detector, present, encoded, flow, number)
             else:
                 query = self.interaction(query, step.hs[-1], layout.clip)
-                centre = inverse_sigmoid(step.boxes[-1, :, :2].detach(), REFERENCE_EPSILON)
-                reference = centre + self.displacement(step.hs[-1]).float()
+                reference = self._moved(step, boxes=detector.two_stage)
                 step = decode_rows(detector, encoded, layout, query, reference, flow)
             yield step
+
+    def _moved(self, step: Step, *, boxes: bool) -> torch.Tensor:
+        """(N, 2) logits of the points to look at next, or (N, 4) of boxes of the same size."""
+        before = inverse_sigmoid(step.boxes[-1].detach(), REFERENCE_EPSILON)
+        centre = before[:, :2] + self.displacement(step.hs[-1]).float()
+        return torch.cat([centre, before[:, 2:]], dim=1) if boxes else centre
 
     def _advance(self, encoded: Encoded, flow: torch.Tensor, number: int) -> Encoded:
         """The memory one step later: warped, and changed a little by the refinement."""
@@ -262,6 +271,7 @@ class FutureRollout(nn.Module):
         """The step of a perceptron, its boxes relative to those of the present."""
         hs = self.step_mlps[number](present.hs[-1])
         base = inverse_sigmoid(present.boxes[-1].detach(), REFERENCE_EPSILON)
-        boxes = (detector.bbox_embed[-1](hs).float() + base).sigmoid()
-        logits = detector.class_embed[-1](hs).float()
+        last = detector.transformer.decoder.num_layers - 1  # a two-stage encoder's heads follow
+        boxes = (detector.bbox_embed[last](hs).float() + base).sigmoid()
+        logits = detector.class_embed[last](hs).float()
         return Step(encoded, hs[None], logits[None], boxes[None], flow)

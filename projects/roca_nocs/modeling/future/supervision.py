@@ -15,8 +15,11 @@ from roca_nocs.modeling.criteria.mask_loss import dice_cost, upsample
 from roca_nocs.modeling.future.clip_batch import ClipTargets
 from roca_nocs.modeling.future.flow import resize_flow, warp_by_flow
 from roca_nocs.modeling.future.rollout import Step
+from roca_nocs.modeling.future.step_masks import RowMasks, masks_of_steps
 from roca_nocs.modeling.tracking.track_state import NEW, PaddedLayout, TrackState
-from roca_nocs.modeling.transformer.future_detector import FutureDetector, MaskReader
+from roca_nocs.modeling.transformer.deformable_transformer import InitialQueries
+from roca_nocs.modeling.transformer.encoded import Encoded
+from roca_nocs.modeling.transformer.future_detector import FutureDetector
 
 _Masks = tuple[torch.Tensor, torch.Tensor]
 
@@ -92,9 +95,9 @@ class Supervision:
             targets: of the clips.
             births: match objects that appear in the future.
         """
-        masks_of: list[MaskReader] = []
+        masks_of: list[RowMasks] = []
         if self.detector.mask_type is not None:
-            masks_of = [self.detector.masks(step.encoded) for step in steps]
+            masks_of = masks_of_steps(self.detector, steps, state.clip)
         extra = None
         if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
             extra = self._mask_costs(state, steps, targets, masks_of)
@@ -112,24 +115,26 @@ class Supervision:
             )
             if masks_of:
                 logits_of = masks_of[number]
-                masks = self._masks(suffix, state, step, wanted, matched, number, logits_of)
+                masks = self._masks(suffix, state, wanted, matched, number, logits_of)
                 if before is not None and step.flow is not None:
                     self._consistency(suffix, state, step.flow, before, masks, number)
                     label = targets.flow[number - 1]
                     flow = resize_flow(step.flow, _size(label))
                     self.criterion.flow(self.sums, suffix, flow, label, self.valid, number)
                 before = masks
-            if targets.semantic is not None:
-                self._semantic(suffix, step, targets.semantic[:, number], number)
+            if targets.semantic is not None and step.encoded is not None:
+                self._semantic(suffix, step.encoded, targets.semantic[:, number], number)
 
-    def proposals(self, logits: torch.Tensor, boxes: torch.Tensor, targets: FrameTargets) -> None:
+    def proposals(self, initial: InitialQueries, targets: FrameTargets) -> None:
         """Add the losses ``_enc`` of a two-stage encoder, for which all objects have class 0.
 
         Args:
-            logits: (B, S, K).
-            boxes: (B, S, 4) cxcywh in [0, 1].
-            targets: of the images.
+            initial: the queries of the images or of the present, and their proposals, if any.
+            targets: of the same.
         """
+        logits, boxes = initial.proposal_logits, initial.proposal_boxes
+        if logits is None or boxes is None:
+            return
         clip = torch.arange(len(logits), device=logits.device).repeat_interleave(logits.shape[1])
         targets = replace(targets, labels=torch.zeros_like(targets.labels))
         rows = (logits.flatten(0, 1)[None], boxes.flatten(0, 1)[None])
@@ -141,23 +146,21 @@ class Supervision:
         self,
         suffix: str,
         state: TrackState,
-        step: Step,
         targets: FrameTargets,
         matched: torch.Tensor,
         number: int,
-        logits_of: MaskReader,
+        logits_of: RowMasks,
     ) -> _Masks:
         """Add mask losses; returns the rows (P,) with a target and their logits (P, h, w)."""
         assert targets.masks is not None
         rows = (matched >= 0).nonzero().squeeze(dim=1)
-        clip = state.clip[rows]
-        logits = logits_of(step.hs[-1, rows], clip).float()
+        logits = logits_of(rows)
         self.criterion.masks(
             self.sums,
             suffix,
             upsample(logits, _size(targets.masks)),
             targets.masks[matched[rows]],
-            None if self.valid is None else self.valid[clip],
+            None if self.valid is None else self.valid[state.clip[rows]],
             number,
         )
         return rows, logits
@@ -181,8 +184,8 @@ class Supervision:
         warped = warp_by_flow(old[:, None], flow)[:, 0]
         self.criterion.consistency(self.sums, suffix, logits[both], warped, number)
 
-    def _semantic(self, suffix: str, step: Step, labels: torch.Tensor, number: int) -> None:
-        logits = self.detector.semantic(step.encoded).float()
+    def _semantic(self, suffix: str, encoded: Encoded, labels: torch.Tensor, number: int) -> None:
+        logits = self.detector.semantic(encoded).float()
         logits = F.interpolate(logits, size=_size(labels), mode="bilinear", align_corners=False)
         self.criterion.semantic(self.sums, suffix, logits, labels, self.valid, number)
 
@@ -192,7 +195,7 @@ class Supervision:
         state: TrackState,
         steps: Sequence[Step],
         targets: ClipTargets,
-        masks_of: Sequence[MaskReader],
+        masks_of: Sequence[RowMasks],
     ) -> torch.Tensor | None:
         """(N, M) discounted dice costs of the rows and targets that are still to be assigned.
 
@@ -207,16 +210,17 @@ class Supervision:
         rows = asked.nonzero().squeeze(dim=1)
         if len(rows) == 0:
             return None
-        num_clips = steps[0].encoded.projected.shape[0]
+        assert steps[0].encoded is not None
+        num_clips = len(steps[0].encoded.images)
         layout = PaddedLayout.of(state.clip[rows], num_clips)
         row, column = (state.clip[rows][:, None] == present.clip[free]).nonzero().unbind(dim=1)
         column = free[column]
         total = torch.zeros(len(state), len(present), device=state.ids.device)
-        for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
+        for number, wanted in enumerate(targets.future):
             assert wanted.masks is not None
             if len(wanted) == 0:
                 continue
-            logits = masks_of[number](step.hs[-1, rows], layout.clip).float()
+            logits = masks_of[number](rows)
             size = _size(logits)
             usable = None
             if self.valid is not None:

@@ -24,6 +24,7 @@ from roca_nocs.modeling.future.clip_batch import (
 )
 from roca_nocs.modeling.future.clip_results import ClipResults
 from roca_nocs.modeling.future.image_targets import image_targets
+from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 from roca_nocs.modeling.future.rollout import FutureRollout, Step, decode_rows
 from roca_nocs.modeling.future.stream import Stream
 from roca_nocs.modeling.future.supervision import Supervision
@@ -83,7 +84,7 @@ class FutureDETR(nn.Module):
         detector: FutureDetector,
         criterion: ClipCriterion,
         propagation: TrackPropagation | None = None,
-        rollout: FutureRollout | None = None,
+        rollout: FutureRollout | RigidRollout | None = None,
         fusion: MemoryFusion | None = None,
         tracker: RuntimeTracker | None = None,
         results: ClipResults | None = None,
@@ -133,11 +134,11 @@ class FutureDETR(nn.Module):
             )
         if num_future and rollout is None:
             raise ValueError(f"num_future={num_future} needs a rollout")
-        if detector.query_embed is None and (propagation is not None or rollout is not None):
+        if detector.two_stage and propagation is not None:
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
-        if rollout is not None:
+        if isinstance(rollout, FutureRollout):
             rollout.attach_skips(detector.skip_channels)
         self.detector = detector
         self.criterion = criterion
@@ -259,9 +260,8 @@ class FutureDETR(nn.Module):
         for age, frame in zip(reversed(range(len(frames))), frames, strict=True):
             pose = clips.poses[:, -1 - age]
             encoded = self._encode(clips, frame, pose, before)
-            state, step, layout = self._decode(
-                encoded, self.detector.initial_queries(encoded), tracks
-            )
+            initial = self.detector.initial_queries(encoded)
+            state, step, layout = self._decode(encoded, initial, tracks)
             if age:
                 state, _ = supervision.frame(f"_p{age}", state, step, targets.observed[-1 - age])
                 wanted = targets.observed[-age]
@@ -269,6 +269,7 @@ class FutureDETR(nn.Module):
                 before = (encoded.levels, pose)
         steps = self._future(step, state, layout)
         supervision.steps(state, steps, targets, births=self.future_births)
+        supervision.proposals(initial, targets.future[0])
         return self._finish(supervision)
 
     def _finish(self, supervision: Supervision) -> dict[str, torch.Tensor]:
@@ -374,8 +375,7 @@ class FutureDETR(nn.Module):
         initial = self.detector.initial_queries(encoded)
         state, step, _ = self._decode(encoded, initial)
         supervision.steps(state, [step], ClipTargets((), (targets,), (), None), births=False)
-        if initial.proposal_logits is not None and initial.proposal_boxes is not None:
-            supervision.proposals(initial.proposal_logits, initial.proposal_boxes, targets)
+        supervision.proposals(initial, targets)
         return self._finish(supervision)
 
 

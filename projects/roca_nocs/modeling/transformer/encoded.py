@@ -19,6 +19,7 @@ class Encoded:
     """What the encoder knows of B images; ``dataclasses.replace`` makes other times of it.
 
     Attributes:
+        images: (B, channels, H, W), what was encoded.
         levels: (B, C, h, w) of each of the L levels, from fine to coarse: the encoder's memory.
         padding: (B, h, w) bool of each level, True at padding.
         whole: boxes are relative to the whole map, padding only hides cells (of a raster, where it
@@ -33,6 +34,7 @@ class Encoded:
             where it is not known or not used.
     """
 
+    images: torch.Tensor
     levels: tuple[torch.Tensor, ...]
     padding: tuple[torch.Tensor, ...]
     whole: bool

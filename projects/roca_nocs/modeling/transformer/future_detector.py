@@ -37,6 +37,7 @@ from roca_nocs.modeling.transformer.mask_heads import (
     AttentionMaps,
     ConvMaskHead,
     DotMaskHead,
+    SharedParts,
     StridedSkips,
     check_mask_widths,
     masks_in_chunks,
@@ -46,7 +47,7 @@ from roca_nocs.modeling.transformer.semantic_head import SemanticHead
 
 __all__ = ["Decoded", "Encoded", "FutureDetector", "MaskReader"]
 
-MaskReader = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+MaskReader = Callable[..., torch.Tensor]
 
 _FEW_CELLS = 100  # of the level that the masks start from
 
@@ -64,6 +65,7 @@ class FutureDetector(nn.Module):
         hidden_dim: C.
         num_classes: K.
         num_queries: Q of :meth:`initial_queries`.
+        two_stage: whether these come from the encoder's best tokens.
         level_strides: of each level, in pixels.
         seg_level: index of the level that masks start from.
         skip_channels: of the three skips, from coarse to fine; empty without a mask head.
@@ -95,9 +97,11 @@ class FutureDetector(nn.Module):
         x_source: str = "memory",
         mask_chunk: int = 32,
         mask_dim: int | None = None,
+        mask_window: bool = False,
         gn_groups: int | str = 8,
         num_semantic_classes: int = 0,
         semantic_levels: str = "all",
+        semantic_dim: int | None = None,
     ) -> None:
         """
         Args:
@@ -128,11 +132,14 @@ class FutureDetector(nn.Module):
                 the encoder was given.
             mask_chunk: queries whose masks are computed at a time, with ``mask_type="conv"``.
             mask_dim: numbers that embed a pixel, with ``mask_type="dot"``; None for C.
+            mask_window: with ``mask_type="dot"``, masks are bound to the boxes of their queries,
+                see :class:`~roca_nocs.modeling.transformer.mask_heads.BoxWindow`.
             gn_groups: of the group normalisations of mask and semantic head; ``"auto"`` for the
                 most up to 8 that divide the channels.
             num_semantic_classes: of the semantic head; 0 for none.
             semantic_levels: that the semantic head reads, ``"all"`` or ``"single_level"``, the one
                 that masks start from.
+            semantic_dim: channels of the semantic head; None for C/2.
 
         Raises:
             ValueError: numbers that do not fit each other, an unknown mode, or a backbone that
@@ -151,6 +158,8 @@ class FutureDetector(nn.Module):
             )
         if two_stage and not with_box_refine:
             raise ValueError("two_stage=True needs with_box_refine=True")
+        if mask_window and mask_type != "dot":
+            raise ValueError(f"mask_window=True needs mask_type='dot', got {mask_type!r}")
         shapes = backbone.output_shape()
         channels = {name: int(shape.channels) for name, shape in shapes.items()}
         strides = {name: int(shape.stride) for name, shape in shapes.items()}
@@ -158,6 +167,7 @@ class FutureDetector(nn.Module):
         self.hidden_dim = hidden_dim
         self.num_classes = num_classes
         self.num_queries = num_queries
+        self.two_stage = two_stage
         self.mask_type = mask_type
         self.mask_chunk = mask_chunk
         self.x_source = x_source
@@ -205,7 +215,7 @@ class FutureDetector(nn.Module):
                 self.mask_skips = StridedSkips(self.skip_channels)
                 self.skip_channels = tuple(self.mask_skips.out_channels)
                 self.mask_stride *= 2
-            self._add_mask_head(nheads, gn_groups, mask_dim)
+            self._add_mask_head(nheads, gn_groups, mask_dim, mask_window)
         read_all = semantic_levels == "all"
         self.finest_feature: str | None = None
         self.semantic_head: SemanticHead | None = None
@@ -214,7 +224,7 @@ class FutureDetector(nn.Module):
             read = num_feature_levels if read_all else 1
             width = channels[self.finest_feature]
             self.semantic_head = SemanticHead(
-                hidden_dim, width, num_semantic_classes, read, gn_groups
+                hidden_dim, width, num_semantic_classes, read, gn_groups, semantic_dim
             )
         seg = self.seg_level
         self._semantic_levels = slice(None) if read_all else slice(seg, seg + 1)
@@ -238,10 +248,12 @@ class FutureDetector(nn.Module):
         if two_stage:
             self.transformer.decoder.attach_class_heads(self.class_embed)
 
-    def _add_mask_head(self, nheads: int, gn_groups: int | str, mask_dim: int | None) -> None:
+    def _add_mask_head(
+        self, nheads: int, gn_groups: int | str, mask_dim: int | None, window: bool
+    ) -> None:
         width, skips = self.hidden_dim, self.skip_channels
         if self.mask_type == "dot":
-            self.mask_head: nn.Module = DotMaskHead(width, skips, gn_groups, mask_dim)
+            self.mask_head: nn.Module = DotMaskHead(width, skips, gn_groups, mask_dim, window)
             return
         check_mask_widths(width, nheads, gn_groups)
         self.bbox_attention = AttentionMaps(width, nheads)
@@ -290,6 +302,7 @@ class FutureDetector(nn.Module):
         if self.mask_skips is not None:
             skips = self.mask_skips(skips)
         return Encoded(
+            images=images,
             levels=tuple(split_levels(memory, levels.spatial_shapes)),
             padding=tuple(masks),
             whole=whole,
@@ -351,9 +364,10 @@ class FutureDetector(nn.Module):
             chunk: rows at a time; None for ``mask_chunk`` of the constructor.
 
         Returns:
-            a function of (n, C) states of the last decoder layer and (n,) int64, the image that
-            each belongs to. It returns (n, h, w) at ``mask_stride``; each mask depends on its own
-            row only.
+            a function of (n, C) states of the last decoder layer, (n,) int64, the image that each
+            belongs to, and (n, 4), their boxes as :attr:`Decoded.boxes`, which may be left out
+            without ``mask_window``. It returns (n, h, w) at ``mask_stride``; each mask depends on
+            its own row only.
 
         Raises:
             ValueError: the detector has no mask head.
@@ -363,11 +377,20 @@ class FutureDetector(nn.Module):
         memory, padding = encoded.levels[self.seg_level], encoded.padding[self.seg_level]
         x = memory if self.x_source == "memory" else encoded.projected
         shared = self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes)
-        if self.mask_type == "dot":
-            return partial(self.mask_head, shared)
+        if isinstance(self.mask_head, DotMaskHead):
+            return self._dot_reader(self.mask_head, shared, encoded)
         attend = partial(self.bbox_attention, self.bbox_attention.prepare(memory), padding=padding)
-        chunk = chunk or self.mask_chunk
-        return partial(masks_in_chunks, self.mask_head, shared, attend=attend, chunk=chunk)
+        attended = partial(
+            masks_in_chunks, self.mask_head, shared, attend=attend, chunk=chunk or self.mask_chunk
+        )
+        return lambda rows, images, _boxes=None: attended(rows, images)
+
+    def _dot_reader(self, head: DotMaskHead, shared: SharedParts, encoded: Encoded) -> MaskReader:
+        if head.window is None:
+            return lambda rows, images, _boxes=None: head(shared, rows, images)
+        # Boxes are shares of what is not padding, the window those of the whole map.
+        ratios = encoded.flatten().valid_ratios[:, self.seg_level].repeat(1, 2)
+        return lambda rows, images, boxes: head(shared, rows, images, boxes * ratios[images])
 
     def semantic(self, encoded: Encoded) -> torch.Tensor:
         """(B, semantic classes, h, w) logits at the resolution of the finest feature.

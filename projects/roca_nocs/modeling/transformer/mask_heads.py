@@ -20,6 +20,8 @@ from roca_nocs.layers.transformer import DetrMLP
 
 Skips = Sequence[torch.Tensor | None]
 
+_REACH = 4.0  # of a window, in sizes of the box; what is further away has the same logit
+
 
 class SharedParts(NamedTuple):
     """What the masks of the same image share.
@@ -170,6 +172,53 @@ class ConvMaskHead(nn.Module):
         return self.out_lay(x).squeeze(1)
 
 
+class BoxWindow(nn.Module):
+    """A bell around the box of a query, as logits: where its mask can be.
+
+    Inner products alone tell instances of the same look apart only as far as the pixels know where
+    they are, which takes long to learn. The window says it from the start: a polynomial of second
+    degree in coordinates relative to the box, whose six coefficients depend on the query, so that
+    its lines of equal value are ellipses of any direction. (CondInst, Tian et al., ECCV 2020, gives
+    relative coordinates to a small network per query for the same reason.)
+    """
+
+    def __init__(self, hidden_dim: int) -> None:
+        """
+        Args:
+            hidden_dim: C.
+        """
+        super().__init__()
+        self.coefficients = nn.Linear(hidden_dim, 6)
+        nn.init.zeros_(self.coefficients.weight)
+        with torch.no_grad():
+            # Zero at the edges of the box, -2 at its corners.
+            self.coefficients.bias.copy_(torch.tensor([2.0, 0.0, 0.0, -8.0, 0.0, -8.0]))
+
+    def forward(
+        self, queries: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]
+    ) -> torch.Tensor:
+        """
+        Args:
+            queries: (n, C).
+            boxes: (n, 4) cxcywh in [0, 1] of the map; they get no gradient.
+            size: (height, width) of the map.
+
+        Returns:
+            (n, height, width) logits.
+        """
+        height, width = size
+        x, y = (
+            (torch.arange(count, device=boxes.device) + 0.5) / count for count in (width, height)
+        )
+        cx, cy, w, h = boxes.detach().float()[:, :, None].unbind(dim=1)
+        # Boxes of less than two cells have too few cells to say where they end.
+        u = ((x - cx) / w.clamp(min=2 / width)).clamp(-_REACH, _REACH)
+        v = ((y - cy) / h.clamp(min=2 / height)).clamp(-_REACH, _REACH)
+        one, a, b, aa, ab, bb = self.coefficients(queries)[:, :, None].unbind(dim=1)
+        rows, columns = one + b * v + bb * v * v, a * u + aa * u * u
+        return rows[:, :, None] + columns[:, None] + (ab * v)[:, :, None] * u[:, None]
+
+
 class DotMaskHead(nn.Module):
     """Inner products of an embedding of the pixels with one of the query.
 
@@ -183,6 +232,7 @@ class DotMaskHead(nn.Module):
         skip_channels: Sequence[int],
         gn_groups: int | str = 8,
         mask_dim: int | None = None,
+        window: bool = False,
     ) -> None:
         """
         Args:
@@ -190,6 +240,7 @@ class DotMaskHead(nn.Module):
             skip_channels: from coarse to fine.
             gn_groups: of the normalisations, or ``"auto"``.
             mask_dim: numbers in an embedding; None for C.
+            window: add a :class:`BoxWindow` of the query's box.
         """
         super().__init__()
         width = mask_dim or hidden_dim
@@ -207,6 +258,7 @@ class DotMaskHead(nn.Module):
         self.pixel_embed = nn.Conv2d(width, width, 1)
         _init_convolutions(self)
         self.query_embed = DetrMLP(hidden_dim, hidden_dim, width, 3)
+        self.window = BoxWindow(hidden_dim) if window else None
 
     def prepare(
         self, x: torch.Tensor, skips: Skips, sizes: tuple[tuple[int, int], ...]
@@ -219,16 +271,24 @@ class DotMaskHead(nn.Module):
         return SharedParts(self.pixel_embed(x), (), sizes)
 
     def forward(
-        self, shared: SharedParts, queries: torch.Tensor, image_index: torch.Tensor
+        self,
+        shared: SharedParts,
+        queries: torch.Tensor,
+        image_index: torch.Tensor,
+        boxes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Args:
             shared: of :meth:`prepare`.
             queries: (n, C).
             image_index: (n,) int64, image of each row.
+            boxes: (n, 4) cxcywh in [0, 1] of the map, read with ``window`` only.
 
         Returns:
             (n, h', w') logits, of the size of the finest skip.
+
+        Raises:
+            ValueError: ``window`` without boxes.
         """
         embedded = self.query_embed(queries)
         embedded = embedded / math.sqrt(embedded.shape[1])
@@ -243,8 +303,12 @@ class DotMaskHead(nn.Module):
         most = int(counts.max())
         table = embedded.new_zeros(len(pixels), most, embedded.shape[1])
         table = table.index_put((image_index, place), embedded)
-        masks = (table @ pixels)[image_index, place]
-        return masks.unflatten(1, shared.sizes[-1])
+        masks = (table @ pixels)[image_index, place].unflatten(1, shared.sizes[-1])
+        if self.window is None:
+            return masks
+        if boxes is None:
+            raise ValueError("a mask head with a window needs the boxes of the queries")
+        return masks + self.window(queries, boxes, shared.sizes[-1])
 
 
 class StridedSkips(nn.ModuleList):

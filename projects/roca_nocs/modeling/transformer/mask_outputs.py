@@ -98,7 +98,8 @@ def image_instances(
         if masks_of is not None:
             used, place = rows[image].unique(return_inverse=True)
             images = torch.full_like(used, image)
-            logits = masks_of(decoded.hs[-1][image, used], images)
+            of_rows = (decoded.hs[-1][image, used], images, decoded.boxes[-1][image, used])
+            logits = masks_of(*of_rows)
             masks = resize_masks(
                 logits, padded_size, image_sizes[image], output_size, mask_threshold
             )

@@ -13,8 +13,8 @@ from torch import nn
 class SemanticHead(nn.Module):
     """All levels to the finest one, added, then up to the finest feature of the backbone.
 
-    Each level passes a 3x3 convolution C -> C/2; a 1x1 convolution adds the backbone's feature; a
-    3x3 and a 1x1 convolution give the classes.
+    Each level passes a 3x3 convolution to C/2 channels, or as many as asked for; a 1x1 convolution
+    adds the backbone's feature; a 3x3 and a 1x1 convolution give the classes.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class SemanticHead(nn.Module):
         num_classes: int,
         num_levels: int,
         gn_groups: int | str = 8,
+        width: int | None = None,
     ) -> None:
         """
         Args:
@@ -32,18 +33,17 @@ class SemanticHead(nn.Module):
             num_classes: classes of the result.
             num_levels: levels that are read.
             gn_groups: of the normalisations, or ``"auto"``.
+            width: channels between; None for C/2.
 
         Raises:
-            ValueError: C/2 is not a multiple of the groups.
+            ValueError: the channels between are not a multiple of the groups.
         """
         super().__init__()
-        width = hidden_dim // 2
+        name = "hidden_dim / 2" if width is None else "semantic_dim"
+        width = hidden_dim // 2 if width is None else width
         groups = math.gcd(8, width) if gn_groups == "auto" else int(gn_groups)
         if width % groups:
-            raise ValueError(
-                f"hidden_dim / 2 must be a multiple of gn_groups={groups}, got hidden_dim="
-                f"{hidden_dim}"
-            )
+            raise ValueError(f"{name} must be a multiple of gn_groups={groups}, got {width}")
         self.levels = nn.ModuleList(
             _conv_norm(hidden_dim, width, groups) for _ in range(num_levels)
         )
