@@ -54,10 +54,10 @@ model.results.min_area = 2
 dataloader.train.total_batch_size = 8
 dataloader.train.num_workers = 1
 
-lr_multiplier.flat = 0.5
+lr_multiplier.flat = 0.4
 lr_multiplier.final = 0.02
 
-optimizer.lr = 5e-4
+optimizer.lr = 8e-4
 optimizer.weight_decay = 1e-4
 
 train.output_dir = "./output/future_detr_bev_stack"

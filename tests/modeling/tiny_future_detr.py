@@ -11,6 +11,7 @@ from modeling.tiny_roca import WIDTHS, narrow_stages
 from roca_nocs.geometry.bev import BevGrid
 from roca_nocs.modeling.backbone.raster_resnet import RasterStem
 from roca_nocs.modeling.criteria import ClipCriterion, MixedMatcher
+from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 from roca_nocs.modeling.future.rollout import FutureRollout
 from roca_nocs.modeling.meta_arch import FutureDETR
 from roca_nocs.modeling.tracking.memory_fusion import MemoryFusion
@@ -56,7 +57,7 @@ def build_future_detr(
     *,
     seed: int = 0,
     detector: dict[str, Any] | None = None,
-    rollout: dict[str, Any] | None = None,
+    rollout: dict[str, Any] | RigidRollout | None = None,
     criterion: dict[str, Any] | None = None,
     propagation: dict[str, Any] | None = None,
     **options: Any,
@@ -72,7 +73,7 @@ def build_future_detr(
         detector=build_detector(**(detector or {})),
         criterion=ClipCriterion(matcher=MixedMatcher(), **(criterion or {})),
         propagation=None if stack else tracks,
-        rollout=build_rollout(**(rollout or {})),
+        rollout=rollout if isinstance(rollout, RigidRollout) else build_rollout(**(rollout or {})),
         fusion=MemoryFusion(num_feature_levels=LEVELS, num_points=2, **SMALL) if memory else None,
         pixel_mean=(0.0,),
         pixel_std=(1.0,),

@@ -138,6 +138,11 @@ class FutureDETR(nn.Module):
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
+        if isinstance(rollout, RigidRollout) and future_births:
+            raise ValueError(
+                "a rigid rollout moves masks of the present, nothing appears: use "
+                "future_births=False"
+            )
         if isinstance(rollout, FutureRollout):
             rollout.attach_skips(detector.skip_channels)
         self.detector = detector
