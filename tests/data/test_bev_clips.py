@@ -23,6 +23,7 @@ from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.datasets.bev_clips import load_bev_clips
 from roca_nocs.data.synthetic.traffic import traffic_clip, traffic_meta
 from roca_nocs.geometry.bev import BevGrid, relative_pose, warp_bev
+from roca_nocs.modeling.future.coverage import covered_cells
 
 META = traffic_meta(64, 96)
 NUM_CLIPS = 4
@@ -218,8 +219,30 @@ def test_published_labels_keep_their_ids() -> None:
     mapper, grid = BevClipMapper(warp_mode="fiery"), BevGrid.centred(16, 16, 0.5)
     stored = torch.zeros(2, 16, 16, dtype=torch.int32)
     stored[:, 8, 8] = 2**24 - 1
-    still = mapper._in_present(stored, np.zeros((2, 3)), EgoMap(np.eye(2)), grid)
-    assert torch.equal(still, stored)
+    still, covered = mapper._in_present(stored, np.zeros((2, 3)), EgoMap(np.eye(2)), grid)
+    assert np.array_equal(still, stored)
+    assert covered.all()
+
+
+@pytest.mark.parametrize("augmentation", [None, BevAugmentation()])
+def test_labels_end_where_their_raster_ends(
+    root: Path, augmentation: BevAugmentation | None
+) -> None:
+    """The vehicle drives on, and what it leaves behind is no longer covered."""
+    torch.manual_seed(0)
+    mapper = BevClipMapper(augmentation=augmentation)
+    lost = 0
+    for record in load_bev_clips(root, "val"):
+        sample = mapper(record)
+        covered = sample["covered"]
+        assert covered.shape == sample["instance"].shape and covered.dtype == torch.bool
+        assert not sample["instance"][~covered].any()
+        poses = sample["ego_pose"][-len(covered) :]
+        if augmentation is None:
+            assert covered[0].all()
+            assert torch.equal(covered, covered_cells(poses[None], sample["grid"])[0])
+        lost += int((~covered[-1]).sum())
+    assert lost > 0
 
 
 def test_augmentation_moves_everything_alike(root: Path) -> None:

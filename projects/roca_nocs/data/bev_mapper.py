@@ -83,7 +83,8 @@ class BevClipMapper:
               ``flow`` (2, H, W) (column, row), the backward flow of rigid motion in cells, 255
               where it is not known (not for the present);
             * ``instance`` (F+1, H, W) int32 and ``semantic`` (F+1, H, W) int64 (1 = vehicle), in
-              the present frame;
+              the present frame, and ``covered`` (F+1, H, W) bool, the cells that lie in the raster
+              of their frame: the labels know nothing of the others;
             * ``agents``: ``ids`` (N,), ``boxes`` (N, 5) (x, y, length, width, yaw) and
               ``velocities`` (N, 2) of the agents in the labels of the present, in its frame;
             * ``grid``, ``frame_dt`` (seconds), ``image_id``, ``clip_id``, ``file_name``,
@@ -128,7 +129,7 @@ class BevClipMapper:
             cells = _source_cells(np.zeros((1, 3)), change, grid)
             raster = _moved_raster(raster, cells, meta)
             observed = _moved(observed, cells.expand(self.n_past, -1, -1, -1))
-        instance = self._in_present(stored[present:], ego[present:], change, grid).numpy()
+        instance, covered = self._in_present(stored[present:], ego[present:], change, grid)
         future = [_objects(ids) for ids in instance]
         seen = relative_pose(ego[present], agents.poses[used][present:])
         for target, flow in zip(
@@ -144,6 +145,7 @@ class BevClipMapper:
             "future": future,
             "instance": torch.from_numpy(instance),
             "semantic": torch.from_numpy(instance > 0).long(),
+            "covered": covered,
             "agents": _agents_of_present(
                 agents, seen[0], agents.velocities[used][present], ego[present, 2], instance[0]
             ),
@@ -151,8 +153,9 @@ class BevClipMapper:
 
     def _in_present(
         self, stored: torch.Tensor, ego: np.ndarray, change: EgoMap, grid: BevGrid
-    ) -> torch.Tensor:
-        """Ids (F+1, H, W) of frames from the present on, warped into the present frame."""
+    ) -> tuple[np.ndarray, torch.Tensor]:
+        """Ids (F+1, H, W) of frames from the present on, warped into the present frame, and the
+        cells (F+1, H, W) bool that lie in their rasters."""
         if self.warp_mode == "fiery":
             motion = torch.from_numpy(ego_motion_vectors(ego))
             extent = (
@@ -161,8 +164,11 @@ class BevClipMapper:
             )
             # float32 holds ids below 2^24 exactly.
             warped = fiery_future_to_present(stored.float()[None, :, None], motion[None], extent)
-            return warped[0, :, 0].to(stored.dtype)
-        return _moved(stored, _source_cells(relative_pose(ego, ego[:1]), change, grid))
+            ids = warped[0, :, 0].to(stored.dtype)
+            return ids.numpy(), torch.ones_like(ids, dtype=torch.bool)
+        cells = _source_cells(relative_pose(ego, ego[:1]), change, grid)
+        covered = _moved(torch.ones_like(stored, dtype=torch.bool), cells)
+        return _moved(stored, cells).numpy(), covered
 
 
 def _source_cells(src_from_dst: np.ndarray, change: EgoMap, grid: BevGrid) -> torch.Tensor:

@@ -44,12 +44,15 @@ class ClipTargets:
         future: of the present and F future steps, in the present ego frame.
         flow: F tensors (B, 2, H, W), backward flow in cells to each future step; empty without.
         semantic: (B, F + 1, H, W) int64; None without.
+        covered: (B, F + 1, H, W) bool, cells that the labels of a step say something about; None
+            for all.
     """
 
     observed: tuple[FrameTargets, ...]
     future: tuple[FrameTargets, ...]
     flow: tuple[torch.Tensor, ...]
     semantic: torch.Tensor | None
+    covered: torch.Tensor | None = None
 
 
 def collate_clips(
@@ -142,7 +145,10 @@ def collate_targets(
     maps = None
     if semantic:
         maps = torch.stack([s["semantic"][: num_future + 1] for s in samples]).to(device)
-    return ClipTargets(observed, future, flow, maps)
+    covered = None
+    if all("covered" in sample for sample in samples):
+        covered = torch.stack([s["covered"][: num_future + 1] for s in samples]).to(device)
+    return ClipTargets(observed, future, flow, maps, covered)
 
 
 def _valid(samples: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor | None:

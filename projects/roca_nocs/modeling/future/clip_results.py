@@ -44,6 +44,8 @@ class ClipResults:
         min_area: cells that a segment needs at a step.
         max_masks: queries of a clip, at most, the best ones.
         foreground_class: semantic class outside of which there are no instances; None for none.
+        inside_future_raster: no instances where the raster of the step will not be, if the vehicle
+            goes on as it did.
     """
 
     min_score: float = 0.35
@@ -51,6 +53,7 @@ class ClipResults:
     min_area: int = 4
     max_masks: int = 100
     foreground_class: int | None = None
+    inside_future_raster: bool = True
 
     def __call__(
         self,
@@ -61,6 +64,7 @@ class ClipResults:
         grid: BevGrid,
         *,
         births: bool,
+        covered: torch.Tensor | None = None,
     ) -> list[dict[str, Any]]:
         """
         Args:
@@ -71,6 +75,8 @@ class ClipResults:
                 without being a track yet.
             grid: of the maps.
             births: queries that appear in the future are reported too.
+            covered: (B, F + 1, H, W) bool, where the raster of each step will be; None for
+                everywhere.
         """
         existence, labels = torch.stack([s.logits[-1].sigmoid() for s in steps]).max(dim=-1)
         score, best = existence.max(dim=0) if births else (existence[0], 0 * state.ids)
@@ -84,13 +90,14 @@ class ClipResults:
             rows = (kept & (state.clip == clip)).nonzero().squeeze(dim=1)
             masks = torch.stack([masks(rows) for masks in masks_of])
             of_clip = None if semantic is None else semantic[clip]
+            inside = covered[clip] if covered is not None and self.inside_future_raster else None
             instances = instance_maps(
                 existence[:, rows],
                 masks,
                 ids[rows] + 1,
                 min_value=self.min_value,
                 min_area=self.min_area,
-                foreground=self._foreground(of_clip, len(steps)),
+                foreground=self._foreground(of_clip, inside, len(steps)),
             )
             result = {
                 "instances": instances,
@@ -105,12 +112,15 @@ class ClipResults:
             results.append(result if of_clip is None else result | {"semantic": of_clip})
         return results
 
-    def _foreground(self, semantic: torch.Tensor | None, steps: int) -> torch.Tensor | None:
-        """(F + 1, H, W) bool: cells that may belong to an instance, all where nothing is known."""
+    def _foreground(
+        self, semantic: torch.Tensor | None, covered: torch.Tensor | None, steps: int
+    ) -> torch.Tensor | None:
+        """(F + 1, H, W) bool: cells that may belong to an instance; None for all."""
         if semantic is None or self.foreground_class is None:
-            return None
+            return covered
         known = semantic == self.foreground_class
-        return torch.cat([known, known.new_ones(steps - len(known), *known.shape[1:])])
+        allowed = torch.cat([known, known.new_ones(steps - len(known), *known.shape[1:])])
+        return allowed if covered is None else allowed & covered
 
     def _best_rows(self, score: torch.Tensor, clip: torch.Tensor, num_clips: int) -> torch.Tensor:
         """(N,) bool: rows to report."""

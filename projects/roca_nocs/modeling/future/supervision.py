@@ -102,6 +102,7 @@ class Supervision:
         if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
             extra = self._mask_costs(state, steps, targets, masks_of)
         before: _Masks | None = None
+        valid_of = self._valid(targets)
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
             suffix = f"_f{number}" if number else ""
             state, matched = self.frame(
@@ -115,15 +116,24 @@ class Supervision:
             )
             if masks_of:
                 logits_of = masks_of[number]
-                masks = self._masks(suffix, state, wanted, matched, number, logits_of)
+                valid = valid_of[number]
+                masks = self._masks(suffix, state, wanted, matched, number, logits_of, valid)
                 if before is not None and step.flow is not None:
                     self._consistency(suffix, state, step.flow, before, masks, number)
                     label = targets.flow[number - 1]
                     flow = resize_flow(step.flow, _size(label))
-                    self.criterion.flow(self.sums, suffix, flow, label, self.valid, number)
+                    self.criterion.flow(self.sums, suffix, flow, label, valid, number)
                 before = masks
             if targets.semantic is not None and step.encoded is not None:
-                self._semantic(suffix, step.encoded, targets.semantic[:, number], number)
+                labels = targets.semantic[:, number]
+                self._semantic(suffix, step.encoded, labels, number, valid_of[number])
+
+    def _valid(self, targets: ClipTargets) -> list[torch.Tensor | None]:
+        """(B, H, W) bool of each step, cells that count; None for all."""
+        if targets.covered is None:
+            return [self.valid] * len(targets.future)
+        known = targets.covered
+        return list((known if self.valid is None else known & self.valid[:, None]).unbind(dim=1))
 
     def proposals(self, initial: InitialQueries, targets: FrameTargets) -> None:
         """Add the losses ``_enc`` of a two-stage encoder, for which all objects have class 0.
@@ -150,6 +160,7 @@ class Supervision:
         matched: torch.Tensor,
         number: int,
         logits_of: RowMasks,
+        valid: torch.Tensor | None,
     ) -> _Masks:
         """Add mask losses; returns the rows (P,) with a target and their logits (P, h, w)."""
         assert targets.masks is not None
@@ -160,7 +171,7 @@ class Supervision:
             suffix,
             upsample(logits, _size(targets.masks)),
             targets.masks[matched[rows]],
-            None if self.valid is None else self.valid[state.clip[rows]],
+            None if valid is None else valid[state.clip[rows]],
             number,
         )
         return rows, logits
@@ -184,10 +195,17 @@ class Supervision:
         warped = warp_by_flow(old[:, None], flow)[:, 0]
         self.criterion.consistency(self.sums, suffix, logits[both], warped, number)
 
-    def _semantic(self, suffix: str, encoded: Encoded, labels: torch.Tensor, number: int) -> None:
+    def _semantic(
+        self,
+        suffix: str,
+        encoded: Encoded,
+        labels: torch.Tensor,
+        number: int,
+        valid: torch.Tensor | None,
+    ) -> None:
         logits = self.detector.semantic(encoded).float()
         logits = F.interpolate(logits, size=_size(labels), mode="bilinear", align_corners=False)
-        self.criterion.semantic(self.sums, suffix, logits, labels, self.valid, number)
+        self.criterion.semantic(self.sums, suffix, logits, labels, valid, number)
 
     @torch.no_grad()
     def _mask_costs(
@@ -215,6 +233,7 @@ class Supervision:
         layout = PaddedLayout.of(state.clip[rows], num_clips)
         row, column = (state.clip[rows][:, None] == present.clip[free]).nonzero().unbind(dim=1)
         column = free[column]
+        valid_of = self._valid(targets)
         total = torch.zeros(len(state), len(present), device=state.ids.device)
         for number, wanted in enumerate(targets.future):
             assert wanted.masks is not None
@@ -222,9 +241,8 @@ class Supervision:
                 continue
             logits = masks_of[number](rows)
             size = _size(logits)
-            usable = None
-            if self.valid is not None:
-                usable = F.adaptive_avg_pool2d(self.valid.float(), size)
+            valid = valid_of[number]
+            usable = None if valid is None else F.adaptive_avg_pool2d(valid.float(), size)
             places = PaddedLayout.of(wanted.clip, num_clips)
             masks = places.pad(F.adaptive_avg_pool2d(wanted.masks.float(), size))
             cost = dice_cost(layout.pad(logits), masks, usable)

@@ -23,6 +23,7 @@ from roca_nocs.modeling.future.clip_batch import (
     collate_targets,
 )
 from roca_nocs.modeling.future.clip_results import ClipResults
+from roca_nocs.modeling.future.coverage import covered_cells, extrapolate_poses
 from roca_nocs.modeling.future.image_targets import image_targets
 from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 from roca_nocs.modeling.future.rollout import FutureRollout, Step, decode_rows
@@ -65,7 +66,8 @@ class FutureDETR(nn.Module):
       the present frame, with ``boxes`` (N, 4) cxcywh in [0, 1], ``labels`` and ``ids`` (N,) int64
       and, in ``future``, ``masks`` (N, H, W) bool and from step 1 on ``flow`` (2, H, W), the
       backward flow in cells (column, row), 255 where unknown; ``semantic`` (F + 1, H, W) int64 for
-      a model with a semantic head.
+      a model with a semantic head; ``covered`` (F + 1, H, W) bool, where the labels of maps count,
+      or absent for everywhere.
 
     Inference returns a dict for each clip, see
     :class:`~roca_nocs.modeling.future.clip_results.ClipResults`; :meth:`track` does so frame by
@@ -311,13 +313,23 @@ class FutureDETR(nn.Module):
         self, clips: ClipBatch, stream: Stream | None
     ) -> tuple[list[dict[str, Any]], Stream]:
         frames = self._frames(clips)
+        present = clips.poses[:, -1]
+        before = present if stream is None else stream.pose
+        if clips.poses.shape[1] > 1:
+            before = clips.poses[:, -2]
         for pose, frame in zip(clips.poses[:, -len(frames) :].unbind(dim=1), frames, strict=True):
             stream, step, layout = self._track_frame(clips, frame, pose, stream)
         assert stream is not None
         steps = self._future(step, stream.state, layout)
-        births = self.future_births
+        going_on = extrapolate_poses(before, present, len(steps) - 1)
         found = self.results(
-            self.detector, stream.state, steps, stream.next_id, clips.grid, births=births
+            self.detector,
+            stream.state,
+            steps,
+            stream.next_id,
+            clips.grid,
+            births=self.future_births,
+            covered=covered_cells(going_on, clips.grid),
         )
         return found, stream
 
