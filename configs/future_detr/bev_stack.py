@@ -52,7 +52,6 @@ model.results.min_value = 0.15
 model.results.min_area = 2
 
 dataloader.train.total_batch_size = 8
-dataloader.train.num_workers = 1
 
 lr_multiplier.flat = 0.4
 lr_multiplier.final = 0.02
