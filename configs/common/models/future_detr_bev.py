@@ -101,6 +101,7 @@ model = L(FutureDETR)(
     num_future=4,
     future_births=True,
     freeze_detector=False,
+    train_motion_only=False,
     use_checkpoint=False,
     pixel_mean=[0.0],
     pixel_std=[1.0],

@@ -217,6 +217,31 @@ def test_motion_is_learned_from_crops() -> None:
     assert sum(errors[-10:]) < 0.4 * sum(errors[:10])
 
 
+def test_motion_alone_is_trained_on_annotations() -> None:
+    """Nothing is encoded, only the rollout changes, and what moves is learned."""
+    model = rigid_model(train_motion_only=True).train()
+    model.rollout.motion.reset_parameters()
+    batch = [make_clip(seed=1), make_clip([], seed=2), make_clip([(5, range(4))], seed=3)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert {id(p) for p in trained} == {id(p) for p in model.rollout.parameters()}
+    model.detector.encode = None  # type: ignore[assignment]
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+    history = []
+    for _ in range(30):
+        losses = model(batch)
+        assert float(losses["loss_bbox"]) == 0.0 and float(losses["loss_giou"]) < 1e-3
+        total = sum(losses.values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(float(losses["loss_dice_f2"].detach() + losses["loss_bbox_f2"].detach()))
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
+    assert history[-1] < 0.7 * history[0]
+    assert all(loss.isfinite() for loss in model([make_clip([])]).values())
+    with pytest.raises(ValueError, match="needs a RigidRollout and a mask head"):
+        build_future_detr(train_motion_only=True)
+
+
 class _Images:
     """Of what is encoded a rigid rollout reads the images only."""
 

@@ -88,15 +88,30 @@ class RigidRollout(nn.Module):
         Raises:
             ValueError: more steps than ``max_steps``.
         """
+        assert present.encoded is not None
+        return self.move(present, present.encoded.images, layout.clip, num_steps)
+
+    def move(
+        self, present: Step, images: torch.Tensor, clip: torch.Tensor, num_steps: int
+    ) -> Iterator[Step]:
+        """The steps of a present that need not have been encoded.
+
+        Args:
+            present: boxes, states and logits of N rows.
+            images: (B, channels, H, W), the rasters around them.
+            clip: (N,) int64, of each row.
+            num_steps: F.
+
+        Raises:
+            ValueError: more steps than ``max_steps``.
+        """
         if num_steps > self.max_steps:
             raise ValueError(
                 f"{num_steps} future steps, the rollout has max_steps={self.max_steps}"
             )
-        assert present.encoded is not None
-        images = present.encoded.images
         sides = images.new_tensor([images.shape[-1], images.shape[-2]])
         boxes = present.boxes[-1].detach()
-        hidden = self.of_crop(self._crops(images, boxes[:, :2] * sides, layout.clip))
+        hidden = self.of_crop(self._crops(images, boxes[:, :2] * sides, clip))
         hidden = F.relu(hidden + self.of_query(present.hs[-1]))
         changes = self.motion(hidden).float().unflatten(1, (self.max_steps, 6))
         for change in changes[:, :num_steps].unbind(dim=1):

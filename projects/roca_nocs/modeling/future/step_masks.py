@@ -29,17 +29,18 @@ def masks_of_steps(
         if step.encoded is not None:
             readers.append(_decoded(detector, step, clip))
         else:
-            readers.append(_moved(readers[0], steps[0], step))
+            readers.append(moved_masks(readers[0], steps[0], step))
     return readers
+
+
+def moved_masks(present_masks: RowMasks, present: Step, step: Step) -> RowMasks:
+    """What gives the masks of a step that are those of the present, moved."""
+    assert step.motion is not None
+    centres, motion = present.boxes[-1, :, :2].detach(), step.motion
+    return lambda rows: move_rigidly(present_masks(rows), centres[rows], motion[rows])
 
 
 def _decoded(detector: FutureDetector, step: Step, clip: torch.Tensor) -> RowMasks:
     assert step.encoded is not None
     read = detector.masks(step.encoded)
     return lambda rows: read(step.hs[-1, rows], clip[rows], step.boxes[-1, rows]).float()
-
-
-def _moved(present_masks: RowMasks, present: Step, step: Step) -> RowMasks:
-    assert step.motion is not None
-    centres, motion = present.boxes[-1, :, :2].detach(), step.motion
-    return lambda rows: move_rigidly(present_masks(rows), centres[rows], motion[rows])

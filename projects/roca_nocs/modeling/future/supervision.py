@@ -82,7 +82,13 @@ class Supervision:
         return state.replace(ids=ids, iou=iou), matched
 
     def steps(
-        self, state: TrackState, steps: Sequence[Step], targets: ClipTargets, *, births: bool
+        self,
+        state: TrackState,
+        steps: Sequence[Step],
+        targets: ClipTargets,
+        *,
+        births: bool,
+        masks_of: Sequence[RowMasks] | None = None,
     ) -> None:
         """Add the losses of the present and of all future steps.
 
@@ -94,10 +100,11 @@ class Supervision:
             steps: the present and the future.
             targets: of the clips.
             births: match objects that appear in the future.
+            masks_of: what gives the masks of each step; None for the detector's.
         """
-        masks_of: list[RowMasks] = []
-        if self.detector.mask_type is not None:
-            masks_of = masks_of_steps(self.detector, steps, state.clip)
+        if masks_of is None:
+            has_masks = self.detector.mask_type is not None
+            masks_of = masks_of_steps(self.detector, steps, state.clip) if has_masks else []
         extra = None
         if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
             extra = self._mask_costs(state, steps, targets, masks_of)

@@ -25,6 +25,7 @@ from roca_nocs.modeling.future.clip_batch import (
 from roca_nocs.modeling.future.clip_results import ClipResults
 from roca_nocs.modeling.future.coverage import covered_cells, extrapolate_poses
 from roca_nocs.modeling.future.image_targets import image_targets
+from roca_nocs.modeling.future.motion_training import train_motion
 from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 from roca_nocs.modeling.future.rollout import FutureRollout, Step, decode_rows
 from roca_nocs.modeling.future.stream import Stream
@@ -95,6 +96,7 @@ class FutureDETR(nn.Module):
         num_future: int = 0,
         future_births: bool = True,
         freeze_detector: bool = False,
+        train_motion_only: bool = False,
         use_checkpoint: bool = False,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
@@ -117,6 +119,8 @@ class FutureDETR(nn.Module):
             num_future: F.
             future_births: objects may appear in the future.
             freeze_detector: train the heads of masks and semantics and the rollout only.
+            train_motion_only: train a rigid rollout alone, from annotated boxes and masks of the
+                present. Nothing is encoded, so that it sees many more clips in the same time.
             use_checkpoint: recompute the encoder of each frame in the backward pass.
             pixel_mean, pixel_std: of the channels; a single number for all.
             input_format: ``"RGB"`` or ``"BGR"`` of images.
@@ -145,6 +149,8 @@ class FutureDETR(nn.Module):
                 "a rigid rollout moves masks of the present, nothing appears: use "
                 "future_births=False"
             )
+        if train_motion_only and not (isinstance(rollout, RigidRollout) and detector.mask_type):
+            raise ValueError("train_motion_only=True needs a RigidRollout and a mask head")
         if isinstance(rollout, FutureRollout):
             rollout.attach_skips(detector.skip_channels)
         self.detector = detector
@@ -158,6 +164,7 @@ class FutureDETR(nn.Module):
         self.num_frames = num_frames
         self.num_future = num_future
         self.future_births = future_births
+        self.train_motion_only = train_motion_only
         self.use_checkpoint = use_checkpoint
         self.input_format = input_format
         self.detections_per_image = detections_per_image
@@ -166,6 +173,8 @@ class FutureDETR(nn.Module):
             self.register_buffer(name, tensor, False)
         if freeze_detector:
             self._freeze_detector()
+        if train_motion_only:
+            detector.requires_grad_(False)
 
     def _freeze_detector(self) -> None:
         for name, parameter in self.detector.named_parameters():
@@ -264,6 +273,10 @@ class FutureDETR(nn.Module):
         supervision = Supervision(self.criterion, self.detector, clips.valid)
         tracks, before = None, None
         frames = self._frames(clips)
+        if self.train_motion_only:
+            assert isinstance(self.rollout, RigidRollout)
+            train_motion(supervision, self.rollout, frames[-1], targets)
+            return self._finish(supervision)
         for age, frame in zip(reversed(range(len(frames))), frames, strict=True):
             pose = clips.poses[:, -1 - age]
             encoded = self._encode(clips, frame, pose, before)
