@@ -1,6 +1,7 @@
 """Files of BEV clips, their reader, and the mapper with its augmentation."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,30 @@ def test_damage_is_told(damaged: Path, clips: list[BevClip]) -> None:
         load_bev_clips(damaged, "val")
     with pytest.raises(DatasetError, match=r"train\.txt: cannot be read"):
         load_bev_clips(damaged, "train")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (math.nan, "agent 1: 'y' is not finite: nan"),
+        ("1.5", "agent 1: 'y' is '1.5'|agent 1: 'y' has the wrong length: '1.5'"),
+        ([1.0, 2.0], "agent 1: 'y' has the wrong length"),
+        (None, "agent 1: 'y' is .*None"),
+    ],
+)
+def test_damaged_states_are_told(
+    damaged: Path, clips: list[BevClip], value: object, message: str
+) -> None:
+    path = damaged / "clips" / clips[0].clip_id / "clip.json"
+    described = json.loads(path.read_text())
+    described["agents"]["1"]["states"][1]["y"] = value
+    path.write_text(json.dumps(described))
+    with pytest.raises(DatasetError, match=message):
+        read_clip(damaged, clips[0].clip_id, META)
+    del described["agents"]["1"]["states"][1]["y"]
+    path.write_text(json.dumps(described))
+    with pytest.raises(DatasetError, match="agent 1: the field 'y' is missing"):
+        read_clip(damaged, clips[0].clip_id, META)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -308,12 +308,30 @@ def _arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
     return arrays
 
 
+def _numbers(
+    records: Sequence[tuple[Mapping[str, Any], str]], fields: Sequence[str]
+) -> np.ndarray:
+    """(records, fields) float64 of records and their places; all at once unless one is wrong."""
+    try:
+        values = np.array([[record[field] for field in fields] for record, _ in records])
+    except (KeyError, ValueError):  # ragged, or a field is missing
+        values = np.zeros(0, object)
+    if values.ndim == 2 and values.dtype.kind in "iuf" and np.isfinite(values).all():
+        return values.astype(np.float64)
+    return np.array(
+        [[get_numbers(record, field, (), where) for field in fields] for record, where in records],
+        np.float64,
+    )
+
+
 def _read_agents(described: Mapping[str, Any], meta: BevMeta, path: Path) -> BevAgents:
     frames, count = meta.num_frames, len(described)
     label_of = {each.name: each.id for each in meta.classes}
     labels, sizes = np.zeros(count, np.int64), np.zeros((count, 2))
     states = np.full((frames, count, 5), np.nan)
     visibility = np.zeros((frames, count), np.uint8)
+    places: list[tuple[int, int]] = []
+    listed: list[tuple[Mapping[str, Any], str]] = []
     for row, (number, agent) in enumerate(described.items()):
         where = f"{path}: agent {number}"
         name = get_field(agent, "class", where)
@@ -328,9 +346,10 @@ def _read_agents(described: Mapping[str, Any], meta: BevMeta, path: Path) -> Bev
             frame = get_field(state, "frame", where)
             if frame not in range(frames):
                 raise DatasetError(f"{where}: frame {frame!r} is not one of {frames} frames.")
-            states[frame, row] = [
-                get_numbers(state, field, (), where) for field in ("x", "y", "yaw", "vx", "vy")
-            ]
+            places.append((frame, row))
+            listed.append((state, where))
             visibility[frame, row] = get_field(state, "visibility", where)
+    if places:
+        states[tuple(np.transpose(places))] = _numbers(listed, ("x", "y", "yaw", "vx", "vy"))
     ids = np.array([int(number) for number in described], np.int64)
     return BevAgents(ids, labels, sizes, states[..., :3], states[..., 3:], visibility)
