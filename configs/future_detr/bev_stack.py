@@ -1,4 +1,4 @@
-"""FutureDETR on the embedded traffic, everything at once, in hours on a CPU (`--num-gpus 0`).
+"""FutureDETR on the embedded traffic, in hours on a CPU (`--num-gpus 0`), after `bev_motion.py`.
 
 The aligned rasters of the three observed frames are the channels of a single one
 (`temporal_fusion="stack"`), so that a clip is encoded once and no tracks have to be learned. Three
@@ -9,6 +9,7 @@ reached are in `docs/results.md`.
 
 from detectron2.config import LazyCall as L
 
+from roca_nocs.engine.param_groups import slow_rollout
 from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 
 from ..common.data_traffic import dataloader
@@ -58,8 +59,10 @@ lr_multiplier.final = 0.02
 
 optimizer.lr = 8e-4
 optimizer.weight_decay = 1e-4
+optimizer.params.lr_factor_func = slow_rollout
 
 train.output_dir = "./output/future_detr_bev_stack"
+train.init_checkpoint = "./output/future_detr_bev_motion/model_final.pth"
 train.seed = 1
 train.max_iter = 6000
 train.clip_gradients.norm = 1.0

@@ -32,6 +32,7 @@ def load(name: str) -> DictConfig:
         ("bev_clips_memory", 3, 0, None),
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
+        ("bev_motion", 3, 4, "dot"),
         ("bev_stack", 3, 4, "dot"),
     ],
 )
@@ -63,8 +64,9 @@ def test_skips_of_the_memory_have_the_widths_of_the_backbone(name: str) -> None:
     assert widths == list(model.detector.skip_channels[:2])
 
 
-def test_stages_start_from_each_other() -> None:
-    configs = [load(name) for name in STAGES]
+@pytest.mark.parametrize("stages", [STAGES, ("bev_motion", "bev_stack")])
+def test_stages_start_from_each_other(stages: tuple[str, ...]) -> None:
+    configs = [load(name) for name in stages]
     assert configs[0].train.init_checkpoint == ""
     for before, after in pairwise(configs):
         expected = f"{before.train.output_dir}/model_final.pth"

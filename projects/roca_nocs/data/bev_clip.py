@@ -308,9 +308,7 @@ def _arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.n
     return arrays
 
 
-def _numbers(
-    records: Sequence[tuple[Mapping[str, Any], str]], fields: Sequence[str]
-) -> np.ndarray:
+def _numbers(records: Sequence[tuple[Mapping[str, Any], str]], fields: Sequence[str]) -> np.ndarray:
     """(records, fields) float64 of records and their places; all at once unless one is wrong."""
     try:
         values = np.array([[record[field] for field in fields] for record, _ in records])

@@ -5,7 +5,13 @@ They are named functions, so that a config that uses them can be saved and loade
 
 from __future__ import annotations
 
-__all__ = ["slow_backbone", "slow_backbone_and_sampling", "slow_proposals", "slow_sampling"]
+__all__ = [
+    "slow_backbone",
+    "slow_backbone_and_sampling",
+    "slow_proposals",
+    "slow_rollout",
+    "slow_sampling",
+]
 
 
 def slow_backbone(name: str) -> float:
@@ -31,3 +37,8 @@ def slow_sampling(name: str) -> float:
 def slow_proposals(name: str) -> float:
     """Two fifths for the proposal generator, where it is a transformer."""
     return 0.4 if name.startswith("proposal_generator.") else 1.0
+
+
+def slow_rollout(name: str) -> float:
+    """A quarter for the rollout of the future, where it has been trained before."""
+    return 0.25 if name.startswith("rollout.") else 1.0
