@@ -41,3 +41,24 @@ def covered_cells(poses: torch.Tensor, grid: BevGrid) -> torch.Tensor:
     centres = torch.from_numpy(grid.cell_centres()).to(poses.device)
     then = relative_pose(poses, poses[:, :1]).double()
     return grid.inside(transform_points(then[:, :, None, None], centres))
+
+
+def cells_ahead(
+    poses: torch.Tensor, earlier: torch.Tensor | None, steps: int, grid: BevGrid
+) -> torch.Tensor:
+    """Which cells of the present lie in its raster and in those of the steps to come.
+
+    Args:
+        poses: (B, T, 3) of the vehicle in the observed frames.
+        earlier: (B, 3) in the frame before them, used if T is 1; None for a vehicle that stands.
+        steps: F.
+        grid: of all rasters.
+
+    Returns:
+        (B, F + 1, H, W) bool.
+    """
+    present = poses[:, -1]
+    before = present if earlier is None else earlier
+    if poses.shape[1] > 1:
+        before = poses[:, -2]
+    return covered_cells(extrapolate_poses(before, present, steps), grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 
 from roca_nocs.geometry.boxes import xyxy_to_cxcywh
 from roca_nocs.layers.canvas import pad_maps
@@ -56,3 +56,11 @@ def _masks(
         return torch.zeros((0, *padded_size), dtype=torch.bool, device=device)
     masks = instances.gt_masks.tensor
     return pad_maps([masks], len(masks), padded_size, device=device, dtype=torch.bool)[0]
+
+
+def valid_area(images: ImageList) -> torch.Tensor:
+    """(B, H, W) bool, True where a batch shows an image."""
+    height, width = images.tensor.shape[-2:]
+    sizes = torch.tensor(images.image_sizes, device=images.tensor.device)
+    rows = torch.arange(height, device=sizes.device)[:, None] < sizes[:, 0, None, None]
+    return rows & (torch.arange(width, device=sizes.device) < sizes[:, 1, None, None])

@@ -168,3 +168,24 @@ def move_rigidly(logits: torch.Tensor, centres: torch.Tensor, motion: torch.Tens
     # Zero, what is sampled outside, stands for nowhere.
     moved = F.grid_sample((logits - _NOWHERE)[:, None], source, align_corners=False)
     return moved[:, 0] + _NOWHERE
+
+
+def check_rigid(rollout: object, detector: FutureDetector, *, births: bool, alone: bool) -> None:
+    """Whether a model's other parts fit its rollout.
+
+    Args:
+        rollout: of any kind, or None.
+        detector: of the model.
+        births: the model finds objects that appear in the future.
+        alone: only the motion is trained.
+
+    Raises:
+        ValueError: they do not.
+    """
+    rigid = isinstance(rollout, RigidRollout)
+    if rigid and births:
+        raise ValueError(
+            "a rigid rollout moves masks of the present, nothing appears: use future_births=False"
+        )
+    if alone and not (rigid and detector.mask_type):
+        raise ValueError("train_motion_only=True needs a RigidRollout and a mask head")

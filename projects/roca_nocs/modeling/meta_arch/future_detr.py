@@ -23,10 +23,10 @@ from roca_nocs.modeling.future.clip_batch import (
     collate_targets,
 )
 from roca_nocs.modeling.future.clip_results import ClipResults
-from roca_nocs.modeling.future.coverage import covered_cells, extrapolate_poses
-from roca_nocs.modeling.future.image_targets import image_targets
+from roca_nocs.modeling.future.coverage import cells_ahead
+from roca_nocs.modeling.future.image_targets import image_targets, valid_area
 from roca_nocs.modeling.future.motion_training import train_motion
-from roca_nocs.modeling.future.rigid_rollout import RigidRollout
+from roca_nocs.modeling.future.rigid_rollout import RigidRollout, check_rigid
 from roca_nocs.modeling.future.rollout import FutureRollout, Step, decode_rows
 from roca_nocs.modeling.future.stream import Stream
 from roca_nocs.modeling.future.supervision import Supervision
@@ -144,13 +144,7 @@ class FutureDETR(nn.Module):
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
-        if isinstance(rollout, RigidRollout) and future_births:
-            raise ValueError(
-                "a rigid rollout moves masks of the present, nothing appears: use "
-                "future_births=False"
-            )
-        if train_motion_only and not (isinstance(rollout, RigidRollout) and detector.mask_type):
-            raise ValueError("train_motion_only=True needs a RigidRollout and a mask head")
+        check_rigid(rollout, detector, births=future_births, alone=train_motion_only)
         if isinstance(rollout, FutureRollout):
             rollout.attach_skips(detector.skip_channels)
         self.detector = detector
@@ -326,15 +320,11 @@ class FutureDETR(nn.Module):
         self, clips: ClipBatch, stream: Stream | None
     ) -> tuple[list[dict[str, Any]], Stream]:
         frames = self._frames(clips)
-        present = clips.poses[:, -1]
-        before = present if stream is None else stream.pose
-        if clips.poses.shape[1] > 1:
-            before = clips.poses[:, -2]
+        earlier = None if stream is None else stream.pose
         for pose, frame in zip(clips.poses[:, -len(frames) :].unbind(dim=1), frames, strict=True):
             stream, step, layout = self._track_frame(clips, frame, pose, stream)
         assert stream is not None
         steps = self._future(step, stream.state, layout)
-        going_on = extrapolate_poses(before, present, len(steps) - 1)
         found = self.results(
             self.detector,
             stream.state,
@@ -342,7 +332,7 @@ class FutureDETR(nn.Module):
             stream.next_id,
             clips.grid,
             births=self.future_births,
-            covered=covered_cells(going_on, clips.grid),
+            covered=cells_ahead(clips.poses, earlier, len(steps) - 1, clips.grid),
         )
         return found, stream
 
@@ -371,7 +361,7 @@ class FutureDETR(nn.Module):
             backbone.size_divisibility,
             padding_constraints=backbone.padding_constraints,
         )
-        valid = _valid_area(batch)
+        valid = valid_area(batch)
         encoded = self.detector.encode(batch.tensor, ~valid)
         if self.training:
             return self._train_images(samples, encoded, valid)
@@ -407,11 +397,3 @@ class FutureDETR(nn.Module):
         supervision.steps(state, [step], ClipTargets((), (targets,), (), None), births=False)
         supervision.proposals(initial, targets)
         return self._finish(supervision)
-
-
-def _valid_area(images: ImageList) -> torch.Tensor:
-    """(B, H, W) bool, True where a batch shows an image."""
-    height, width = images.tensor.shape[-2:]
-    sizes = torch.tensor(images.image_sizes, device=images.tensor.device)
-    rows = torch.arange(height, device=sizes.device)[:, None] < sizes[:, 0, None, None]
-    return rows & (torch.arange(width, device=sizes.device) < sizes[:, 1, None, None])

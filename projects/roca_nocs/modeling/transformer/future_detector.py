@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from detectron2.modeling import Backbone
@@ -37,17 +36,14 @@ from roca_nocs.modeling.transformer.mask_heads import (
     AttentionMaps,
     ConvMaskHead,
     DotMaskHead,
-    SharedParts,
     StridedSkips,
     check_mask_widths,
-    masks_in_chunks,
 )
+from roca_nocs.modeling.transformer.mask_readers import MaskReader, conv_reader, dot_reader
 from roca_nocs.modeling.transformer.prediction_heads import new_box_head, new_class_head
 from roca_nocs.modeling.transformer.semantic_head import SemanticHead
 
-__all__ = ["Decoded", "Encoded", "FutureDetector", "MaskReader"]
-
-MaskReader = Callable[..., torch.Tensor]
+__all__ = ["Decoded", "Encoded", "FutureDetector"]
 
 _FEW_CELLS = 100  # of the level that the masks start from
 
@@ -132,8 +128,7 @@ class FutureDetector(nn.Module):
                 the encoder was given.
             mask_chunk: queries whose masks are computed at a time, with ``mask_type="conv"``.
             mask_dim: numbers that embed a pixel, with ``mask_type="dot"``; None for C.
-            mask_window: with ``mask_type="dot"``, masks are bound to the boxes of their queries,
-                see :class:`~roca_nocs.modeling.transformer.mask_heads.BoxWindow`.
+            mask_window: with ``mask_type="dot"``, add a BoxWindow around the box of each query.
             gn_groups: of the group normalisations of mask and semantic head; ``"auto"`` for the
                 most up to 8 that divide the channels.
             num_semantic_classes: of the semantic head; 0 for none.
@@ -146,12 +141,14 @@ class FutureDetector(nn.Module):
                 lacks a stride.
         """
         super().__init__()
-        _check_modes(
-            mask_type=(mask_type, (None, "conv", "dot")),
-            skip_mode=(skip_mode, ("lateral", "strided")),
-            x_source=(x_source, ("memory", "proj")),
-            semantic_levels=(semantic_levels, ("all", "single_level")),
-        )
+        for name, given, known in (
+            ("mask_type", mask_type, (None, "conv", "dot")),
+            ("skip_mode", skip_mode, ("lateral", "strided")),
+            ("x_source", x_source, ("memory", "proj")),
+            ("semantic_levels", semantic_levels, ("all", "single_level")),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} must be one of {known}, got {given!r}")
         if hidden_dim % 32 or hidden_dim % nheads:
             raise ValueError(
                 f"hidden_dim must be a multiple of 32 and of nheads={nheads}, got {hidden_dim}"
@@ -226,8 +223,8 @@ class FutureDetector(nn.Module):
             self.semantic_head = SemanticHead(
                 hidden_dim, width, num_semantic_classes, read, gn_groups, semantic_dim
             )
-        seg = self.seg_level
-        self._semantic_levels = slice(None) if read_all else slice(seg, seg + 1)
+        start, stop = (None, None) if read_all else (self.seg_level, self.seg_level + 1)
+        self._semantic_levels = slice(start, stop)
         self._warned_of_few_cells = False
 
     def _add_heads(self, dec_layers: int, with_box_refine: bool, two_stage: bool) -> None:
@@ -364,10 +361,9 @@ class FutureDetector(nn.Module):
             chunk: rows at a time; None for ``mask_chunk`` of the constructor.
 
         Returns:
-            a function of (n, C) states of the last decoder layer, (n,) int64, the image that each
-            belongs to, and (n, 4), their boxes as :attr:`Decoded.boxes`, which may be left out
-            without ``mask_window``. It returns (n, h, w) at ``mask_stride``; each mask depends on
-            its own row only.
+            a function of (n, C) states of the last decoder layer, (n,) int64 images and, needed
+            with ``mask_window``, (n, 4) boxes. It returns (n, h, w) at ``mask_stride``; each mask
+            depends on its own row only.
 
         Raises:
             ValueError: the detector has no mask head.
@@ -376,21 +372,11 @@ class FutureDetector(nn.Module):
             raise ValueError("the detector has no mask head: build it with mask_type='conv'")
         memory, padding = encoded.levels[self.seg_level], encoded.padding[self.seg_level]
         x = memory if self.x_source == "memory" else encoded.projected
-        shared = self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes)
-        if isinstance(self.mask_head, DotMaskHead):
-            return self._dot_reader(self.mask_head, shared, encoded)
-        attend = partial(self.bbox_attention, self.bbox_attention.prepare(memory), padding=padding)
-        attended = partial(
-            masks_in_chunks, self.mask_head, shared, attend=attend, chunk=chunk or self.mask_chunk
-        )
-        return lambda rows, images, _boxes=None: attended(rows, images)
-
-    def _dot_reader(self, head: DotMaskHead, shared: SharedParts, encoded: Encoded) -> MaskReader:
-        if head.window is None:
-            return lambda rows, images, _boxes=None: head(shared, rows, images)
-        # Boxes are shares of what is not padding, the window those of the whole map.
-        ratios = encoded.flatten().valid_ratios[:, self.seg_level].repeat(1, 2)
-        return lambda rows, images, boxes: head(shared, rows, images, boxes * ratios[images])
+        head, shared = self.mask_head, self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes)
+        if isinstance(head, DotMaskHead):
+            return dot_reader(head, shared, encoded, self.seg_level)
+        reads = (self.bbox_attention, memory, padding, chunk or self.mask_chunk)
+        return conv_reader(head, shared, *reads)
 
     def semantic(self, encoded: Encoded) -> torch.Tensor:
         """(B, semantic classes, h, w) logits at the resolution of the finest feature.
@@ -412,9 +398,3 @@ class FutureDetector(nn.Module):
                 f"masks start from a map of {height}x{width} cells only: give larger images, or a "
                 "smaller stride of the stem or of seg_stride"
             )
-
-
-def _check_modes(**modes: tuple[str | None, tuple[str | None, ...]]) -> None:
-    for name, (given, known) in modes.items():
-        if given not in known:
-            raise ValueError(f"{name} must be one of {known}, got {given!r}")
