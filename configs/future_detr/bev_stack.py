@@ -52,6 +52,7 @@ model.results.min_score = 0.25
 model.results.min_value = 0.15
 model.results.min_area = 2
 
+dataloader.train.mapper.n_future = "${model.num_future}"
 dataloader.train.total_batch_size = 8
 
 lr_multiplier.flat = 0.4

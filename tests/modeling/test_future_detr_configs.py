@@ -64,6 +64,14 @@ def test_skips_of_the_memory_have_the_widths_of_the_backbone(name: str) -> None:
     assert widths == list(model.detector.skip_channels[:2])
 
 
+@pytest.mark.parametrize("name", ["bev_motion", "bev_stack", "bev_rollout"])
+def test_fewer_steps_are_evaluated_too(name: str) -> None:
+    config = load(name)
+    config.model.num_future = 0
+    assert config.dataloader.train.mapper.n_future == 0
+    assert config.dataloader.test.mapper.n_future == 0
+
+
 @pytest.mark.parametrize("stages", [STAGES, ("bev_motion", "bev_stack")])
 def test_stages_start_from_each_other(stages: tuple[str, ...]) -> None:
     configs = [load(name) for name in stages]
