@@ -153,7 +153,7 @@ def test_queries_of_a_two_stage_detector_have_a_future(mode: str) -> None:
     torch.testing.assert_close(both[0]["boxes"], alone["boxes"], atol=1e-5, rtol=1e-4)
     if mode == "autoregressive":
         # A query looks next at the box that it had, moved.
-        (clip,) = (collate_clips([born], None, model.device),)
+        clip = collate_clips([born], None, model.device)
         (frame,) = model._frames(clip)
         encoded = model._encode(clip, frame, clip.poses[:, -1], None)
         _, step, _ = model._decode(encoded, model.detector.initial_queries(encoded))

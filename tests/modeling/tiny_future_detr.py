@@ -65,14 +65,15 @@ def build_future_detr(
     """The model, with boxes and attention that are no longer those of the initialisation."""
     torch.manual_seed(seed)
     memory, stack = (options.get("temporal_fusion") == name for name in ("memory", "stack"))
-    tracks = TrackPropagation(
-        QueryInteraction(feedforward_dim=32, **SMALL),
-        **({"drop": 0.0, "fp_ratio": 0.0} | (propagation or {})),
-    )
     model = FutureDETR(
         detector=build_detector(**(detector or {})),
         criterion=ClipCriterion(matcher=MixedMatcher(), **(criterion or {})),
-        propagation=None if stack else tracks,
+        propagation=None
+        if stack
+        else TrackPropagation(
+            QueryInteraction(feedforward_dim=32, **SMALL),
+            **({"drop": 0.0, "fp_ratio": 0.0} | (propagation or {})),
+        ),
         rollout=rollout if isinstance(rollout, RigidRollout) else build_rollout(**(rollout or {})),
         fusion=MemoryFusion(num_feature_levels=LEVELS, num_points=2, **SMALL) if memory else None,
         pixel_mean=(0.0,),

@@ -167,8 +167,7 @@ class BevClipMapper:
             ids = warped[0, :, 0].to(stored.dtype)
             return ids.numpy(), torch.ones_like(ids, dtype=torch.bool)
         cells = _source_cells(relative_pose(ego, ego[:1]), change, grid)
-        covered = _moved(torch.ones_like(stored, dtype=torch.bool), cells)
-        return _moved(stored, cells).numpy(), covered
+        return _moved(stored, cells).numpy(), grid.has_cells(cells)
 
 
 def _source_cells(src_from_dst: np.ndarray, change: EgoMap, grid: BevGrid) -> torch.Tensor:

@@ -83,8 +83,11 @@ class BevGrid:
 
     def inside(self, points: Array) -> Array:
         """(...) bool: whether points (..., 2) (x, y) lie in the raster."""
-        cells = self.metres_to_cells(points) + 0.5
-        rows, columns = cells[..., 0], cells[..., 1]
+        return self.has_cells(self.metres_to_cells(points))
+
+    def has_cells(self, cells: Array) -> Array:
+        """(...) bool: whether cells (..., 2) (row, column) are in the raster, fractions allowed."""
+        rows, columns = cells[..., 0] + 0.5, cells[..., 1] + 0.5
         within_rows = (rows >= 0) & (rows < self.height)
         return within_rows & (columns >= 0) & (columns < self.width)
 

@@ -190,25 +190,24 @@ def discs(centres: torch.Tensor) -> torch.Tensor:
 def test_motion_is_learned_from_crops() -> None:
     """Discs of any speed, drawn at two observed times: the error falls to a small part."""
     torch.manual_seed(0)
-    detector = build_detector(**DOT)
     rollout = RigidRollout(
         in_channels=2, embed_dim=CHANNELS, max_steps=1, crop=32, width=8, hidden=32
     ).train()
     optimizer = torch.optim.AdamW(rollout.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    layout = PaddedLayout.of(torch.arange(32), 32)
     errors = []
     for _ in range(120):
         centres = 20 + 24 * torch.rand(32, 2, generator=generator)
         speed = 12 * torch.rand(32, 2, generator=generator) - 6
         boxes = torch.cat([centres / 64, torch.full((32, 2), 6 / 64)], dim=1)
         present = Step(
-            encoded=_Images(torch.stack([discs(centres - speed), discs(centres)], dim=1)),  # type: ignore[arg-type]
+            encoded=None,
             hs=torch.zeros(1, 32, CHANNELS),
             logits=torch.zeros(1, 32, 1),
             boxes=boxes[None],
         )
-        (step,) = rollout(detector, present, torch.zeros(32, 2), layout, 1)
+        images = torch.stack([discs(centres - speed), discs(centres)], dim=1)
+        (step,) = rollout.move(present, images, torch.arange(32), 1)
         error = (step.boxes[-1, :, :2] - boxes[:, :2]) * 64 - speed
         optimizer.zero_grad()
         error.abs().mean().backward()
@@ -217,14 +216,14 @@ def test_motion_is_learned_from_crops() -> None:
     assert sum(errors[-10:]) < 0.4 * sum(errors[:10])
 
 
-def test_motion_alone_is_trained_on_annotations() -> None:
+def test_motion_alone_is_trained_on_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is encoded, only the rollout changes, and what moves is learned."""
     model = rigid_model(train_motion_only=True).train()
     model.rollout.motion.reset_parameters()
     batch = [make_clip(seed=1), make_clip([], seed=2), make_clip([(5, range(4))], seed=3)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {id(p) for p in trained} == {id(p) for p in model.rollout.parameters()}
-    model.detector.encode = None  # type: ignore[assignment]
+    monkeypatch.setattr(model.detector, "encode", None)
     optimizer = torch.optim.Adam(trained, lr=1e-3)
     history = []
     for _ in range(30):
@@ -240,13 +239,6 @@ def test_motion_alone_is_trained_on_annotations() -> None:
     assert all(loss.isfinite() for loss in model([make_clip([])]).values())
     with pytest.raises(ValueError, match="needs a RigidRollout and a mask head"):
         build_future_detr(train_motion_only=True)
-
-
-class _Images:
-    """Of what is encoded a rigid rollout reads the images only."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images = images
 
 
 def test_errors() -> None:

@@ -13,8 +13,8 @@ from roca_nocs.modeling.future.rollout import Step
 from roca_nocs.modeling.tracking.track_state import PaddedLayout
 from roca_nocs.modeling.transformer.future_detector import FutureDetector
 
-# What an output of 1 means: cells of displacement, radians, logarithms of the size, logits.
-_CELLS, _RADIANS, _LOG_SIZE, _LOGIT = 5.0, 0.3, 0.3, 1.0
+# What an output of 1 means: cells of displacement, radians, logarithms of the size.
+_CELLS, _RADIANS, _LOG_SIZE = 5.0, 0.3, 0.3
 # Outside of the raster there is no mask.
 _NOWHERE = -10.0
 
@@ -122,7 +122,7 @@ class RigidRollout(nn.Module):
             yield Step(
                 encoded=None,
                 hs=present.hs[-1:],
-                logits=present.logits[-1:] + logit * _LOGIT,
+                logits=present.logits[-1:] + logit,
                 boxes=moved[None],
                 motion=torch.cat([shift, turn * _RADIANS], dim=1),
             )

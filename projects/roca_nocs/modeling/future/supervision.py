@@ -105,11 +105,11 @@ class Supervision:
         if masks_of is None:
             has_masks = self.detector.mask_type is not None
             masks_of = masks_of_steps(self.detector, steps, state.clip) if has_masks else []
+        valid_of = self._valid(targets)
         extra = None
         if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
-            extra = self._mask_costs(state, steps, targets, masks_of)
+            extra = self._mask_costs(state, steps, targets, masks_of, valid_of)
         before: _Masks | None = None
-        valid_of = self._valid(targets)
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
             suffix = f"_f{number}" if number else ""
             state, matched = self.frame(
@@ -221,6 +221,7 @@ class Supervision:
         steps: Sequence[Step],
         targets: ClipTargets,
         masks_of: Sequence[RowMasks],
+        valid_of: Sequence[torch.Tensor | None],
     ) -> torch.Tensor | None:
         """(N, M) discounted dice costs of the rows and targets that are still to be assigned.
 
@@ -240,7 +241,6 @@ class Supervision:
         layout = PaddedLayout.of(state.clip[rows], num_clips)
         row, column = (state.clip[rows][:, None] == present.clip[free]).nonzero().unbind(dim=1)
         column = free[column]
-        valid_of = self._valid(targets)
         total = torch.zeros(len(state), len(present), device=state.ids.device)
         for number, wanted in enumerate(targets.future):
             assert wanted.masks is not None

@@ -223,8 +223,8 @@ class FutureDetector(nn.Module):
             self.semantic_head = SemanticHead(
                 hidden_dim, width, num_semantic_classes, read, gn_groups, semantic_dim
             )
-        start, stop = (None, None) if read_all else (self.seg_level, self.seg_level + 1)
-        self._semantic_levels = slice(start, stop)
+        seg = self.seg_level
+        self._semantic_levels = slice(None) if read_all else slice(seg, seg + 1)
         self._warned_of_few_cells = False
 
     def _add_heads(self, dec_layers: int, with_box_refine: bool, two_stage: bool) -> None:
@@ -370,13 +370,13 @@ class FutureDetector(nn.Module):
         """
         if self.mask_type is None:
             raise ValueError("the detector has no mask head: build it with mask_type='conv'")
-        memory, padding = encoded.levels[self.seg_level], encoded.padding[self.seg_level]
-        x = memory if self.x_source == "memory" else encoded.projected
-        head, shared = self.mask_head, self.mask_head.prepare(x, encoded.skips, encoded.skip_sizes)
+        level, head = self.seg_level, self.mask_head
+        x = encoded.levels[level] if self.x_source == "memory" else encoded.projected
+        shared = head.prepare(x, encoded.skips, encoded.skip_sizes)
         if isinstance(head, DotMaskHead):
-            return dot_reader(head, shared, encoded, self.seg_level)
-        reads = (self.bbox_attention, memory, padding, chunk or self.mask_chunk)
-        return conv_reader(head, shared, *reads)
+            return dot_reader(head, shared, encoded, level)
+        chunk = chunk or self.mask_chunk
+        return conv_reader(head, shared, encoded, level, self.bbox_attention, chunk)
 
     def semantic(self, encoded: Encoded) -> torch.Tensor:
         """(B, semantic classes, h, w) logits at the resolution of the finest feature.

@@ -41,9 +41,9 @@ def dot_reader(
 def conv_reader(
     head: ConvMaskHead,
     shared: SharedParts,
+    encoded: Encoded,
+    seg_level: int,
     attention: AttentionMaps,
-    memory: torch.Tensor,
-    padding: torch.Tensor,
     chunk: int,
 ) -> MaskReader:
     """Of attention maps and convolutions, ``chunk`` rows at a time.
@@ -51,11 +51,12 @@ def conv_reader(
     Args:
         head: the mask head.
         shared: what it has prepared.
+        encoded: of the batch.
+        seg_level: that the masks start from.
         attention: where queries look.
-        memory: (B, C, h, w), the level that the masks start from.
-        padding: (B, h, w) bool of it.
         chunk: rows at a time.
     """
-    attend = partial(attention, attention.prepare(memory), padding=padding)
+    keys = attention.prepare(encoded.levels[seg_level])
+    attend = partial(attention, keys, padding=encoded.padding[seg_level])
     read = partial(masks_in_chunks, head, shared, attend=attend, chunk=chunk)
     return lambda rows, images, _boxes=None: read(rows, images)
