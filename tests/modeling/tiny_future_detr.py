@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import ResNet
 
 from modeling.tiny_roca import WIDTHS, narrow_stages
@@ -133,7 +134,25 @@ def make_clip(
         sample["frames"] = labels[:frames]
         sample["future"] = labels[frames - 1 :]
         sample["semantic"] = masks[frames - 1 :].any(dim=1).long()
+        sample["agents"] = agent_poses(agents, range(frames - 1, total), sample["grid"])
     return sample
+
+
+def agent_poses(
+    agents: list[tuple[int, range]], times: range, grid: BevGrid
+) -> dict[str, torch.Tensor]:
+    """Centres of the rectangles at some frames, NaN where they are not shown."""
+    cells = torch.tensor(
+        [
+            [(row + 2.5, 6.5 + 5 * number + 2 * time) for number, (row, _) in enumerate(agents)]
+            for time in times
+        ],
+        dtype=torch.float64,
+    ).view(len(times), len(agents), 2)
+    hidden = torch.tensor([[t not in seen for _, seen in agents] for t in times], dtype=torch.bool)
+    poses = F.pad(grid.cells_to_metres(cells), (0, 1))
+    poses[hidden.view(len(times), len(agents))] = torch.nan
+    return {"ids": torch.arange(len(agents)) + 1, "poses": poses}
 
 
 def frame_labels(masks: torch.Tensor) -> dict[str, torch.Tensor]:

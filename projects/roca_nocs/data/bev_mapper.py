@@ -86,7 +86,8 @@ class BevClipMapper:
               the present frame, and ``covered`` (F+1, H, W) bool, the cells that lie in the raster
               of their frame: the labels know nothing of the others;
             * ``agents``: ``ids`` (N,), ``boxes`` (N, 5) (x, y, length, width, yaw) and
-              ``velocities`` (N, 2) of the agents in the labels of the present, in its frame;
+              ``velocities`` (N, 2) of the agents in the labels of the present, in its frame, and
+              ``poses`` (F+1, N, 3) (x, y, yaw) at the present and later, NaN where unknown;
             * ``grid``, ``frame_dt`` (seconds), ``image_id``, ``clip_id``, ``file_name``,
               ``height``, ``width``.
 
@@ -147,7 +148,7 @@ class BevClipMapper:
             "semantic": torch.from_numpy(instance > 0).long(),
             "covered": covered,
             "agents": _agents_of_present(
-                agents, seen[0], agents.velocities[used][present], ego[present, 2], instance[0]
+                agents, seen, agents.velocities[used][present], ego[present, 2], instance[0]
             ),
         }
 
@@ -216,12 +217,14 @@ def _agents_of_present(
     ego_yaw: float,
     instance: np.ndarray,
 ) -> dict[str, torch.Tensor]:
-    """Agents in the labels of the present; poses (N, 3) in its frame, velocities of the world."""
-    kept = np.isin(agents.ids, instance_ids(instance)) & np.isfinite(poses).all(axis=-1)
-    boxes = np.concatenate([poses[:, :2], agents.sizes, poses[:, 2:]], axis=-1)
+    """Agents in the labels of the present; poses (F+1, N, 3) in its frame, velocities of the
+    world."""
+    kept = np.isin(agents.ids, instance_ids(instance)) & np.isfinite(poses[0]).all(axis=-1)
+    boxes = np.concatenate([poses[0, :, :2], agents.sizes, poses[0, :, 2:]], axis=-1)
     turn = np.array([0.0, 0.0, -ego_yaw])
     return {
         "ids": torch.from_numpy(agents.ids[kept]),
         "boxes": torch.from_numpy(boxes[kept]),
         "velocities": torch.from_numpy(transform_points(turn, velocities[kept])),
+        "poses": torch.from_numpy(poses[:, kept]),
     }

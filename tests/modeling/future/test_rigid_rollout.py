@@ -151,6 +151,7 @@ def test_clips_with_and_without_agents() -> None:
         sum(losses.values()).backward()
         assert {n for n in losses if n.startswith("loss_semantic")} == {"loss_semantic"}
         assert {f"loss_dice{s}" for s in ("", "_f1", "_f2")} <= set(losses)
+        assert {"loss_motion_f1", "loss_motion_f2"} <= set(losses)
         assert not any("flow" in name or "consistency" in name for name in losses)
         assert all(loss.isfinite() for loss in losses.values())
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -233,11 +234,11 @@ def test_motion_alone_is_trained_on_annotations(monkeypatch: pytest.MonkeyPatch)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        history.append(float(losses["loss_dice_f2"].detach() + losses["loss_bbox_f2"].detach()))
+        history.append(float(losses["loss_motion_f2"].detach() + losses["loss_bbox_f2"].detach()))
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
     assert history[-1] < 0.7 * history[0]
     assert all(loss.isfinite() for loss in model([make_clip([])]).values())
-    with pytest.raises(ValueError, match="needs a RigidRollout and a mask head"):
+    with pytest.raises(ValueError, match="needs a RigidRollout"):
         build_future_detr(train_motion_only=True)
 
 

@@ -49,7 +49,7 @@ def test_mask_costs_are_those_of_the_pairs_of_a_clip(masked: bool) -> None:
             clip["valid_mask"] = torch.ones(clip["clip"].shape[-2:], dtype=torch.bool)
             clip["valid_mask"][:, 30:] = False
     batch = collate_clips(clips, 1, model.device)
-    targets = collate_targets(clips, 1, 2, model.device, masks=True, semantic=True)
+    targets = collate_targets(clips, 1, 2, model.device, masks=True, semantic=True, motion=False)
     seen: list[np.ndarray] = []
     states: list[TrackState] = []
 

@@ -19,6 +19,8 @@ from roca_nocs.modeling.criteria.mask_loss import mask_losses
 from roca_nocs.modeling.criteria.matcher import MixedMatcher
 
 IGNORED_FLOW = 255.0
+# Motions are as good as exact when they are wrong by less, in cells.
+_CLOSE = 0.4
 # Cells that are neither in a mask nor in the one it should be like say nothing about motion.
 _VISIBLE = 0.1
 
@@ -31,9 +33,9 @@ class ClipCriterion(nn.Module):
     focal and dice losses, on matched queries. All of these are sums over a clip, divided by the
     number of its targets and disappeared tracks.
 
-    Flow, consistency and semantics are means over all steps together: of the cells with a flow, of
-    the matched queries, of the hardest cells of every frame. Each step's loss is its share of that
-    mean, so that the sum of the steps' losses is the mean.
+    Flow, motion, consistency and semantics are means over all steps together: of the cells with a
+    flow, of the matched queries, of the hardest cells of every frame. Each step's loss is its share
+    of that mean, so that the sum of the steps' losses is the mean.
 
     Losses of future step f weigh discount^f, without a change of what they are divided by.
 
@@ -51,6 +53,7 @@ class ClipCriterion(nn.Module):
         weight_mask: float = 10.0,
         weight_dice: float = 1.0,
         weight_flow: float = 0.1,
+        weight_motion: float = 1.0,
         weight_consistency: float = 0.5,
         weight_semantic: float = 1.0,
         semantic_class_weights: tuple[float, ...] = (1.0, 2.0),
@@ -67,6 +70,7 @@ class ClipCriterion(nn.Module):
             weight_class, weight_bbox, weight_giou: of the losses of every decoder layer.
             weight_mask, weight_dice: of the mask losses of the last layer.
             weight_flow: of the backward flow of the cells of agents.
+            weight_motion: of the rigid motion of agents.
             weight_consistency: of masks that follow the flow.
             weight_semantic: of the semantic map.
             semantic_class_weights: of its classes, background first.
@@ -82,6 +86,7 @@ class ClipCriterion(nn.Module):
         self.weight_mask = weight_mask
         self.weight_dice = weight_dice
         self.weight_flow = weight_flow
+        self.weight_motion = weight_motion
         self.weight_consistency = weight_consistency
         self.weight_semantic = weight_semantic
         self.semantic_class_weights = tuple(semantic_class_weights)
@@ -181,6 +186,30 @@ class ClipCriterion(nn.Module):
         loss = F.smooth_l1_loss(flow, wanted, reduction="none").sum(dim=1) * known
         factor = self.weight_flow * self.future_discount**step
         sums.add_to_mean("loss_flow", suffix, loss.sum() * factor, known.sum())
+
+    def motion(
+        self,
+        sums: LossSums,
+        suffix: str,
+        motion: torch.Tensor,
+        wanted: torch.Tensor,
+        reach: torch.Tensor,
+        step: int,
+    ) -> None:
+        """Add the loss of rigid motions since the present, to be averaged over the known ones.
+
+        Args:
+            sums, suffix, step: as in :meth:`frame`.
+            motion: (P, 3) float32 displacement in cells and turn in radians.
+            wanted: (P, 3) the same, NaN where it is not known.
+            reach: (P,) what a turn moves by its angle, cells.
+        """
+        known = wanted.isfinite().all(dim=1)
+        error = torch.where(known[:, None], motion - wanted, 0.0)
+        error = torch.cat([error[:, :2], error[:, 2:] * reach[:, None]], dim=1)
+        loss = F.smooth_l1_loss(error, torch.zeros_like(error), beta=_CLOSE, reduction="sum")
+        factor = self.weight_motion * self.future_discount**step
+        sums.add_to_mean("loss_motion", suffix, loss * factor, known.sum())
 
     def consistency(
         self, sums: LossSums, suffix: str, logits: torch.Tensor, warped: torch.Tensor, step: int

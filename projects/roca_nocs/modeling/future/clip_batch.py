@@ -10,6 +10,7 @@ import torch
 
 from roca_nocs.geometry.bev import BevGrid
 from roca_nocs.modeling.criteria.clip_matching import FrameTargets
+from roca_nocs.modeling.future.motion_targets import MotionTargets
 
 _LABELS = ("boxes", "labels", "ids")
 
@@ -46,6 +47,7 @@ class ClipTargets:
         semantic: (B, F + 1, H, W) int64; None without.
         covered: (B, F + 1, H, W) bool, cells that the labels of a step say something about; None
             for all.
+        motion: of the objects of the present; None without a rigid future.
     """
 
     observed: tuple[FrameTargets, ...]
@@ -53,6 +55,7 @@ class ClipTargets:
     flow: tuple[torch.Tensor, ...]
     semantic: torch.Tensor | None
     covered: torch.Tensor | None = None
+    motion: MotionTargets | None = None
 
 
 def collate_clips(
@@ -102,6 +105,7 @@ def collate_targets(
     *,
     masks: bool,
     semantic: bool,
+    motion: bool,
 ) -> ClipTargets:
     """The labels of samples.
 
@@ -112,6 +116,7 @@ def collate_targets(
         device: of the result.
         masks: read masks and flow too.
         semantic: read semantic maps too.
+        motion: read the motion of the objects of the present too.
 
     Raises:
         KeyError: a sample lacks labels.
@@ -148,7 +153,8 @@ def collate_targets(
     covered = None
     if all("covered" in sample for sample in samples):
         covered = torch.stack([s["covered"][: num_future + 1] for s in samples]).to(device)
-    return ClipTargets(observed, future, flow, maps, covered)
+    motions = MotionTargets.of(samples, future[0], num_future) if motion else None
+    return ClipTargets(observed, future, flow, maps, covered, motions)
 
 
 def _valid(samples: Sequence[dict[str, Any]], device: torch.device) -> torch.Tensor | None:

@@ -8,12 +8,11 @@ from roca_nocs.modeling.criteria.clip_matching import FrameTargets
 from roca_nocs.modeling.future.clip_batch import ClipTargets
 from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 from roca_nocs.modeling.future.rollout import Step
-from roca_nocs.modeling.future.step_masks import RowMasks, moved_masks
 from roca_nocs.modeling.future.supervision import Supervision
 from roca_nocs.modeling.tracking.track_state import TrackState
 
-# Of an object that is there, and of a cell that belongs to it; the negative of one that does not.
-_EXISTS, _INSIDE = 2.0, 10.0
+# Of an object that is there; the negative of one that is not.
+_EXISTS = 2.0
 
 
 def train_motion(
@@ -21,24 +20,20 @@ def train_motion(
 ) -> None:
     """Add the losses of objects that start from their annotations.
 
-    The present has the losses of a perfect detector, which no parameter changes.
+    The present has the losses of a perfect detector, which no parameter changes. Masks are not
+    moved: they follow the motion, which the annotations give exactly.
 
     Args:
         supervision: collects the losses.
         rollout: to be trained.
         images: (B, channels, H, W), the rasters of the clips.
-        targets: of the clips, with masks.
+        targets: of the clips, with motions.
     """
     wanted = targets.future[0]
-    assert wanted.masks is not None
     present = _annotated(wanted, rollout.of_query.in_features, supervision.detector.num_classes)
     moved = rollout.move(present, images, wanted.clip, len(targets.future) - 1)
-    steps = [present, *moved]
-    logits = torch.where(wanted.masks, _INSIDE, -_INSIDE)
-    masks_of: list[RowMasks] = [lambda rows: logits[rows]]
-    masks_of += [moved_masks(masks_of[0], present, step) for step in steps[1:]]
     state = _identified(wanted, present)
-    supervision.steps(state, steps, targets, births=False, masks_of=masks_of)
+    supervision.steps(state, [present, *moved], targets, births=False)
 
 
 def _annotated(targets: FrameTargets, channels: int, num_classes: int) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -66,11 +67,13 @@ class RigidRollout(nn.Module):
         layers: list[nn.Module] = []
         for kernel, before, after in zip((5, 3, 3), widths, widths[1:], strict=False):
             conv = nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2, bias=False)
-            layers += [conv, nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [conv, nn.GroupNorm(math.gcd(8, after), after), nn.ReLU()]
         self.convs = nn.Sequential(*layers, nn.Flatten())
         self.of_crop = nn.Linear(widths[-1] * (crop // 8) ** 2, hidden)
         self.of_query = nn.Linear(embed_dim, hidden)
         self.motion = nn.Linear(hidden, 6 * max_steps)
+        # A rollout that has been trained alone has seen no queries.
+        nn.init.zeros_(self.of_query.weight)
         nn.init.zeros_(self.motion.weight)
         nn.init.zeros_(self.motion.bias)
 
@@ -170,12 +173,11 @@ def move_rigidly(logits: torch.Tensor, centres: torch.Tensor, motion: torch.Tens
     return moved[:, 0] + _NOWHERE
 
 
-def check_rigid(rollout: object, detector: FutureDetector, *, births: bool, alone: bool) -> None:
+def check_rigid(rollout: object, *, births: bool, alone: bool) -> None:
     """Whether a model's other parts fit its rollout.
 
     Args:
         rollout: of any kind, or None.
-        detector: of the model.
         births: the model finds objects that appear in the future.
         alone: only the motion is trained.
 
@@ -187,5 +189,5 @@ def check_rigid(rollout: object, detector: FutureDetector, *, births: bool, alon
         raise ValueError(
             "a rigid rollout moves masks of the present, nothing appears: use future_births=False"
         )
-    if alone and not (rigid and detector.mask_type):
-        raise ValueError("train_motion_only=True needs a RigidRollout and a mask head")
+    if alone and not rigid:
+        raise ValueError("train_motion_only=True needs a RigidRollout")

@@ -88,7 +88,6 @@ class Supervision:
         targets: ClipTargets,
         *,
         births: bool,
-        masks_of: Sequence[RowMasks] | None = None,
     ) -> None:
         """Add the losses of the present and of all future steps.
 
@@ -100,16 +99,16 @@ class Supervision:
             steps: the present and the future.
             targets: of the clips.
             births: match objects that appear in the future.
-            masks_of: what gives the masks of each step; None for the detector's.
         """
-        if masks_of is None:
-            has_masks = self.detector.mask_type is not None
-            masks_of = masks_of_steps(self.detector, steps, state.clip) if has_masks else []
+        masks_of: list[RowMasks] = []
+        if targets.future[0].masks is not None:
+            masks_of = masks_of_steps(self.detector, steps, state.clip)
         valid_of = self._valid(targets)
         extra = None
         if masks_of and len(steps) > 1 and self.criterion.match_future_masks:
             extra = self._mask_costs(state, steps, targets, masks_of, valid_of)
         before: _Masks | None = None
+        of_present = torch.full_like(state.ids, NONE)
         for number, (step, wanted) in enumerate(zip(steps, targets.future, strict=True)):
             suffix = f"_f{number}" if number else ""
             state, matched = self.frame(
@@ -121,6 +120,9 @@ class Supervision:
                 births=births or number == 0,
                 extra_cost=extra if number == 0 else None,
             )
+            of_present = matched if number == 0 else of_present
+            if step.motion is not None:
+                self._motion(suffix, step.motion, of_present, targets, number)
             if masks_of:
                 logits_of = masks_of[number]
                 valid = valid_of[number]
@@ -182,6 +184,23 @@ class Supervision:
             number,
         )
         return rows, logits
+
+    def _motion(
+        self,
+        suffix: str,
+        motion: torch.Tensor,
+        matched: torch.Tensor,
+        targets: ClipTargets,
+        number: int,
+    ) -> None:
+        """Add the loss of the motions (N, 3) of rows with a target (N,) at the present."""
+        wanted = targets.motion
+        assert wanted is not None
+        rows = (matched >= 0).nonzero().squeeze(dim=1)
+        found = matched[rows]
+        motion = torch.cat([motion[rows, :2] * wanted.sides, motion[rows, 2:]], dim=1)
+        moved, reach = wanted.moved[number - 1, found], wanted.reach[found]
+        self.criterion.motion(self.sums, suffix, motion, moved, reach, number)
 
     def _consistency(
         self,

@@ -68,7 +68,8 @@ class FutureDETR(nn.Module):
       and, in ``future``, ``masks`` (N, H, W) bool and from step 1 on ``flow`` (2, H, W), the
       backward flow in cells (column, row), 255 where unknown; ``semantic`` (F + 1, H, W) int64 for
       a model with a semantic head; ``covered`` (F + 1, H, W) bool, where the labels of maps count,
-      or absent for everywhere.
+      or absent for everywhere; for a rigid rollout ``agents``, a dict of ``ids`` (N,) and ``poses``
+      (at least F + 1, N, 3) (x, y, yaw) in metres in the present frame, NaN where unknown.
 
     Inference returns a dict for each clip, see
     :class:`~roca_nocs.modeling.future.clip_results.ClipResults`; :meth:`track` does so frame by
@@ -119,8 +120,8 @@ class FutureDETR(nn.Module):
             num_future: F.
             future_births: objects may appear in the future.
             freeze_detector: train the heads of masks and semantics and the rollout only.
-            train_motion_only: train a rigid rollout alone, from annotated boxes and masks of the
-                present. Nothing is encoded, so that it sees many more clips in the same time.
+            train_motion_only: train a rigid rollout alone, from annotated boxes of the present. Nothing
+                is encoded, so that it sees many more clips in the same time.
             use_checkpoint: recompute the encoder of each frame in the backward pass.
             pixel_mean, pixel_std: of the channels; a single number for all.
             input_format: ``"RGB"`` or ``"BGR"`` of images.
@@ -144,7 +145,7 @@ class FutureDETR(nn.Module):
             raise ValueError(
                 "queries of a two-stage detector cannot be tracked: use two_stage=False"
             )
-        check_rigid(rollout, detector, births=future_births, alone=train_motion_only)
+        check_rigid(rollout, births=future_births, alone=train_motion_only)
         if isinstance(rollout, FutureRollout):
             rollout.attach_skips(detector.skip_channels)
         self.detector = detector
@@ -199,8 +200,9 @@ class FutureDETR(nn.Module):
                 len(clips.frames),
                 self.num_future,
                 self.device,
-                masks=self.detector.mask_type is not None,
-                semantic=self.detector.semantic_head is not None,
+                masks=self.detector.mask_type is not None and not self.train_motion_only,
+                semantic=self.detector.semantic_head is not None and not self.train_motion_only,
+                motion=isinstance(self.rollout, RigidRollout),
             )
             return self._train(clips, targets)
         return self._image_mode(batched_inputs)

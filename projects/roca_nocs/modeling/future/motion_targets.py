@@ -1,0 +1,71 @@
+"""Where the annotated objects of the present go: what a rigid future is trained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from roca_nocs.modeling.criteria.clip_matching import FrameTargets
+
+
+@dataclass(frozen=True)
+class MotionTargets:
+    """Motions of the M objects of the present of all clips.
+
+    Attributes:
+        moved: (F, M, 3) float32, from the present to each future step: displacement along columns
+            and rows in cells, turn in radians from columns towards rows; NaN where it is not known.
+        reach: (M,) float32, half the diagonal of the box of the present, in cells.
+        sides: (2,) float32, columns and rows of the raster.
+    """
+
+    moved: torch.Tensor
+    reach: torch.Tensor
+    sides: torch.Tensor
+
+    @staticmethod
+    def of(
+        samples: Sequence[Mapping[str, Any]], present: FrameTargets, num_future: int
+    ) -> MotionTargets:
+        """From ``agents`` of the samples: ``ids`` (N,) and ``poses`` (at least F + 1, N, 3), metres
+        and radians, the present first.
+
+        Args:
+            samples: of the batch.
+            present: their objects.
+            num_future: F.
+
+        Raises:
+            KeyError: a sample lacks them.
+        """
+        device, grid = present.boxes.device, samples[0]["grid"]
+        ids, moved = present.ids.cpu().numpy(), []
+        clip = present.clip.cpu().numpy()
+        for number, sample in enumerate(samples):
+            if "poses" not in sample.get("agents", ()):
+                raise KeyError(
+                    f"clip {sample.get('clip_id')!r} lacks the poses of 'agents', which a rigid "
+                    "future is trained with"
+                )
+            agents = sample["agents"]
+            same = ids[clip == number][:, None] == np.asarray(agents["ids"])
+            poses = np.asarray(agents["poses"], np.float64)[: num_future + 1]
+            found = np.full((num_future + 1, len(same), 3), np.nan)
+            listed = same.any(axis=1)
+            found[:, listed] = poses[:, same.argmax(axis=1)[listed]] if listed.any() else 0.0
+            cells = grid.metres_to_cells(found[..., :2])
+            turn = found[..., 2] - found[:1, :, 2]
+            # Yaw grows from x, along the rows, to y, along the columns.
+            turn = -np.arctan2(np.sin(turn), np.cos(turn))
+            shift = (cells - cells[:1])[..., ::-1]
+            moved.append(np.concatenate([shift, turn[..., None]], axis=-1)[1:])
+        sides = torch.tensor([grid.width, grid.height], dtype=torch.float32, device=device)
+        return MotionTargets(
+            moved=torch.from_numpy(np.concatenate(moved, axis=1)).float().to(device),
+            reach=0.5 * (present.boxes[:, 2:] * sides).norm(dim=1),
+            sides=sides,
+        )
