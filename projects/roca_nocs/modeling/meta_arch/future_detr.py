@@ -120,8 +120,8 @@ class FutureDETR(nn.Module):
             num_future: F.
             future_births: objects may appear in the future.
             freeze_detector: train the heads of masks and semantics and the rollout only.
-            train_motion_only: train a rigid rollout alone, from annotated boxes of the present. Nothing
-                is encoded, so that it sees many more clips in the same time.
+            train_motion_only: train a rigid rollout alone, from annotated boxes of the present.
+                Nothing is encoded, so that it sees many more clips in the same time.
             use_checkpoint: recompute the encoder of each frame in the backward pass.
             pixel_mean, pixel_std: of the channels; a single number for all.
             input_format: ``"RGB"`` or ``"BGR"`` of images.
