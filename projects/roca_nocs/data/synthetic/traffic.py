@@ -23,8 +23,8 @@ OBSERVED_FRAMES = 3
 FUTURE_FRAMES = 4
 RESOLUTION = 0.5
 
-_MISSED_SHARE = 0.03
-_JITTER = 0.1
+MISSED_SHARE = 0.03
+JITTER = 0.1
 _CLUTTER_PER_FRAME = 0.5
 _CLUTTER_SIZE = (0.5, 2.0)
 
@@ -137,9 +137,9 @@ def _observe(
     """Channels (T, C, H, W) uint8 of what a noisy sensor reports: jittered boxes, some missed, and
     clutter. Occupied, free and unknown cells make up the raster."""
     frames, count = boxes.shape[:2]
-    found = rng.random((frames, count)) >= _MISSED_SHARE
+    found = rng.random((frames, count)) >= MISSED_SHARE
     noisy = boxes.copy()
-    noisy[..., :2] += rng.normal(0.0, _JITTER, (frames, count, 2))
+    noisy[..., :2] += rng.normal(0.0, JITTER, (frames, count, 2))
     clutter_frames = np.repeat(np.arange(frames), rng.poisson(_CLUTTER_PER_FRAME, frames))
     blobs = len(clutter_frames)
     low = np.array([grid.x_min, grid.y_min])
