@@ -1,4 +1,7 @@
-"""FutureDETR on the embedded traffic, in hours on a CPU (`--num-gpus 0`), after `bev_motion.py`.
+"""FutureDETR on the embedded traffic, in hours on a CPU (`--num-gpus 0`).
+
+The model, and the last of three stages: everything together, after `bev_motion.py` and
+`bev_present.py`.
 
 The aligned rasters of the three observed frames are the channels of a single one
 (`temporal_fusion="stack"`), so that a clip is encoded once and no tracks have to be learned. Three
@@ -9,7 +12,6 @@ reached are in `docs/results.md`.
 
 from detectron2.config import LazyCall as L
 
-from roca_nocs.engine.param_groups import slow_rollout
 from roca_nocs.modeling.future.rigid_rollout import RigidRollout
 
 from ..common.data_traffic import dataloader
@@ -55,18 +57,17 @@ model.results.min_area = 2
 dataloader.train.mapper.n_future = "${model.num_future}"
 dataloader.train.total_batch_size = 8
 
-lr_multiplier.flat = 0.4
+lr_multiplier.flat = 0.0
 lr_multiplier.final = 0.02
 
-optimizer.lr = 8e-4
+optimizer.lr = 2e-4
 optimizer.weight_decay = 1e-4
-optimizer.params.lr_factor_func = slow_rollout
 
 train.output_dir = "./output/future_detr_bev_stack"
-train.init_checkpoint = "./output/future_detr_bev_motion/model_final.pth"
+train.init_checkpoint = "./output/future_detr_bev_present/model_final.pth"
 train.seed = 1
-train.max_iter = 6000
+train.max_iter = 1000
 train.clip_gradients.norm = 1.0
 train.checkpointer.period = 250
-train.eval_period = 1500
+train.eval_period = 500
 train.best.metric = "bev/VPQ_long"

@@ -33,6 +33,7 @@ def load(name: str) -> DictConfig:
         ("bev_rollout", 3, 4, "conv"),
         ("bev_smoke", 2, 2, "dot"),
         ("bev_motion", 3, 4, "dot"),
+        ("bev_present", 3, 0, "dot"),
         ("bev_stack", 3, 4, "dot"),
     ],
 )
@@ -42,7 +43,7 @@ def test_models_fit_their_data(name: str, frames: int, future: int, masks: str |
         model = instantiate(config.model)
     assert isinstance(model, FutureDETR)
     assert (model.num_future, model.detector.mask_type) == (future, masks)
-    assert (model.rollout is not None) == (future > 0)
+    assert (model.rollout is not None) == (future > 0 or name == "bev_present")
     tracks = frames > 1 and model.temporal_fusion != "stack"
     assert (model.propagation is not None) == tracks
     for part in (config.dataloader.train, config.dataloader.test):
@@ -72,7 +73,7 @@ def test_fewer_steps_are_evaluated_too(name: str) -> None:
     assert config.dataloader.test.mapper.n_future == 0
 
 
-@pytest.mark.parametrize("stages", [STAGES, ("bev_motion", "bev_stack")])
+@pytest.mark.parametrize("stages", [STAGES, ("bev_motion", "bev_present", "bev_stack")])
 def test_stages_start_from_each_other(stages: tuple[str, ...]) -> None:
     configs = [load(name) for name in stages]
     assert configs[0].train.init_checkpoint == ""

@@ -9,7 +9,6 @@ __all__ = [
     "slow_backbone",
     "slow_backbone_and_sampling",
     "slow_proposals",
-    "slow_rollout",
     "slow_sampling",
 ]
 
@@ -37,8 +36,3 @@ def slow_sampling(name: str) -> float:
 def slow_proposals(name: str) -> float:
     """Two fifths for the proposal generator, where it is a transformer."""
     return 0.4 if name.startswith("proposal_generator.") else 1.0
-
-
-def slow_rollout(name: str) -> float:
-    """A quarter for the rollout of the future, where it has been trained before."""
-    return 0.25 if name.startswith("rollout.") else 1.0

@@ -92,7 +92,9 @@ def test_a_turn_counts_by_what_it_moves() -> None:
     assert float(sums.losses(CPU)["loss_motion_f1"]) == pytest.approx(3.0 - 0.2)
 
 
-def test_samples_without_poses_are_named() -> None:
+def test_samples_without_or_with_too_few_poses_are_named() -> None:
     present = FrameTargets.of([frame(torch.zeros(0, 4), [])], CPU)
     with pytest.raises(KeyError, match="clip 'one' lacks the poses of 'agents'"):
         MotionTargets.of([{"grid": GRID, "clip_id": "one"}], present, 2)
+    with pytest.raises(ValueError, match="clip 'one' has poses of 1 future steps, num_future is 2"):
+        MotionTargets.of([sample([], np.zeros((2, 0, 3)))], present, 2)

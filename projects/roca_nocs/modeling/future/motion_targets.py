@@ -41,6 +41,7 @@ class MotionTargets:
 
         Raises:
             KeyError: a sample lacks them.
+            ValueError: a sample has poses of fewer steps.
         """
         device, grid = present.boxes.device, samples[0]["grid"]
         ids, moved = present.ids.cpu().numpy(), []
@@ -51,12 +52,16 @@ class MotionTargets:
                     f"clip {sample.get('clip_id')!r} lacks the poses of 'agents', which a rigid "
                     "future is trained with"
                 )
-            agents = sample["agents"]
-            same = ids[clip == number][:, None] == np.asarray(agents["ids"])
-            poses = np.asarray(agents["poses"], np.float64)[: num_future + 1]
-            found = np.full((num_future + 1, len(same), 3), np.nan)
-            listed = same.any(axis=1)
-            found[:, listed] = poses[:, same.argmax(axis=1)[listed]] if listed.any() else 0.0
+            listed = np.asarray(sample["agents"]["ids"])
+            poses = np.asarray(sample["agents"]["poses"], np.float64)
+            if len(poses) <= num_future:
+                raise ValueError(
+                    f"clip {sample.get('clip_id')!r} has poses of {len(poses) - 1} future steps, "
+                    f"num_future is {num_future}"
+                )
+            target, agent = np.nonzero(ids[clip == number][:, None] == listed)
+            found = np.full((num_future + 1, np.count_nonzero(clip == number), 3), np.nan)
+            found[:, target] = poses[: num_future + 1, agent]
             cells = grid.metres_to_cells(found[..., :2])
             turn = found[..., 2] - found[:1, :, 2]
             # Yaw grows from x, along the rows, to y, along the columns.
