@@ -90,6 +90,18 @@ def test_noise(standing: bool) -> None:
     np.testing.assert_allclose(velocity.mean(axis=0), [0 if standing else 1.5, 0], atol=0.01)
 
 
+@pytest.mark.parametrize("generous", [False, True])
+def test_one_observation_tells_no_velocity(generous: bool) -> None:
+    clip = one_agent(np.zeros((OBSERVED + STEPS, 3)))
+    visibility = np.zeros((OBSERVED + STEPS, 1), np.uint8)
+    visibility[OBSERVED - 1] = 4
+    clip = replace(clip, agents=replace(clip.agents, visibility=visibility))
+    rng = np.random.default_rng(0)
+    noise = {"missed": 0.0, "jitter": 0.0, "generous": generous}
+    tracks = ideal_tracks(clip, OBSERVED, META.frame_dt, rng, **noise)
+    np.testing.assert_allclose(tracks.velocity, [[1.5 * generous, 0.0]])
+
+
 def test_missed_in_all_frames_and_clips_without_agents() -> None:
     clip = one_agent(np.zeros((OBSERVED + STEPS, 3)))
     rng = np.random.default_rng(0)

@@ -49,13 +49,14 @@ def ideal_tracks(
     *,
     missed: float,
     jitter: float,
+    generous: bool = False,
 ) -> Tracks:
     """Follow all labelled agents of the present that are observed in any frame.
 
     An agent is observed where at least 40 % of it are visible and it is not missed. Its position at
     the present is wrong by the mean of the jitter of these frames, as if its motion were known, and
-    its velocity by the slope that the jitter has over them; that of agents observed once, or
-    standing, is the annotated one. All of this is at least as good as what a tracker can know.
+    its velocity by the slope that the jitter has over them, unless it stands. An agent that is
+    observed once has no velocity.
 
     Args:
         clip: of T + F frames.
@@ -64,6 +65,7 @@ def ideal_tracks(
         rng: source of the noise.
         missed: share of the observations that are missing.
         jitter: standard deviation of positions, metres.
+        generous: agents that are observed once have their annotated velocity.
     """
     agents, present = clip.agents, num_observed - 1
     seen = relative_pose(clip.ego_pose[present], agents.poses)
@@ -83,14 +85,15 @@ def ideal_tracks(
     moving = np.hypot(*velocity.T) > _STANDING
     before = seen[present - 1, :, 2] if present else np.full(len(count), np.nan)
     turn = np.nan_to_num(seen[present, :, 2] - before)
+    known = (count > 1) | generous
     sizes = np.broadcast_to(agents.sizes[kept], (len(seen) - present, len(count), 2))
     future = seen[present:]
     return Tracks(
         ids=agents.ids[kept],
         boxes=np.concatenate([future[..., :2], sizes, future[..., 2:]], axis=-1),
         offset=offset,
-        velocity=frame_dt * velocity + slope * moving[:, None],
-        turn=np.arctan2(np.sin(turn), np.cos(turn)),
+        velocity=(frame_dt * velocity + slope * moving[:, None]) * known[:, None],
+        turn=np.arctan2(np.sin(turn), np.cos(turn)) * known,
     )
 
 
