@@ -31,8 +31,10 @@ class MotionTargets:
     def of(
         samples: Sequence[Mapping[str, Any]], present: FrameTargets, num_future: int
     ) -> MotionTargets:
-        """From ``agents`` of the samples: ``ids`` (N,) and ``poses`` (at least F + 1, N, 3), metres
-        and radians, the present first.
+        """From ``agents`` of the samples: ``ids`` (N,) and ``poses`` (at least F + 1, N, 3).
+
+        Poses are (x, y, yaw) in metres and radians in the present frame, the present first, NaN
+        where an agent is not known.
 
         Args:
             samples: of the batch.

@@ -68,8 +68,8 @@ class FutureDETR(nn.Module):
       and, in ``future``, ``masks`` (N, H, W) bool and from step 1 on ``flow`` (2, H, W), the
       backward flow in cells (column, row), 255 where unknown; ``semantic`` (F + 1, H, W) int64 for
       a model with a semantic head; ``covered`` (F + 1, H, W) bool, where the labels of maps count,
-      or absent for everywhere; for a rigid rollout ``agents``, a dict of ``ids`` (N,) and ``poses``
-      (at least F + 1, N, 3) (x, y, yaw) in metres in the present frame, NaN where unknown.
+      or absent for everywhere; for a rigid rollout ``agents``, see
+      :class:`~roca_nocs.modeling.future.motion_targets.MotionTargets`.
 
     Inference returns a dict for each clip, see
     :class:`~roca_nocs.modeling.future.clip_results.ClipResults`; :meth:`track` does so frame by
@@ -120,8 +120,7 @@ class FutureDETR(nn.Module):
             num_future: F.
             future_births: objects may appear in the future.
             freeze_detector: train the heads of masks and semantics and the rollout only.
-            train_motion_only: train a rigid rollout alone, from annotated boxes of the present.
-                Nothing is encoded, so that it sees many more clips in the same time.
+            train_motion_only: train a rigid rollout alone, from annotated boxes, without encoding.
             use_checkpoint: recompute the encoder of each frame in the backward pass.
             pixel_mean, pixel_std: of the channels; a single number for all.
             input_format: ``"RGB"`` or ``"BGR"`` of images.
