@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +92,21 @@ def test_two_processes(tmp_path):
     assert first["sum"] == {"a": torch.tensor(10.0), "b": torch.tensor(5.0)}
     assert second["inputs"] == {"a": torch.tensor(10.0), "b": torch.tensor(3.0)}
     assert (first["all_gather_alone"], second["all_gather_alone"]) == ([0], [1])
+
+
+@pytest.mark.standalone_only
+def test_closed_groups_leave_no_threads(tmp_path):
+    """A thread that still runs while the interpreter ends can abort the process."""
+    program = Path(__file__).with_name("closed_group.py")
+    workers = [
+        subprocess.Popen([sys.executable, program, str(rank), tmp_path], stdout=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    try:
+        assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == [b"0", b"0"]
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 if __name__ == "__main__":

@@ -100,10 +100,17 @@ def synchronize() -> None:
         dist.barrier()
 
 
-@functools.lru_cache(maxsize=1)
 def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """A gloo group over all ranks, so that gathered objects take no GPU memory."""
-    return dist.new_group(backend="gloo") if dist.get_backend(world) == "nccl" else world
+    # A gloo world must not be kept: its threads would outlive the closed group, and a thread that
+    # still runs while the interpreter ends can abort the process.
+    return _gloo_group(world) if dist.get_backend(world) == "nccl" else world
+
+
+@functools.lru_cache(maxsize=1)
+def _gloo_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """Made once for each default group."""
+    return dist.new_group(backend="gloo")
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
