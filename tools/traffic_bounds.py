@@ -16,7 +16,6 @@ import torch
 from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 
-import roca_nocs.data.datasets.builtin  # noqa: F401  # registers the datasets
 from roca_nocs.data.bev_clip import read_clip
 from roca_nocs.data.bev_mapper import BevClipMapper
 from roca_nocs.data.synthetic.traffic import JITTER, MISSED_SHARE

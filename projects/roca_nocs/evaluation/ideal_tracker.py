@@ -8,11 +8,12 @@ tells how much of the distance to the baselines is left to a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from roca_nocs.data.bev_clip import BevClip
+from roca_nocs.data.bev_labels import instance_ids
 from roca_nocs.data.bev_raster import draw_boxes
 from roca_nocs.geometry.bev import BevGrid, relative_pose, transform_points
 
@@ -71,7 +72,7 @@ def ideal_tracks(
     seen = relative_pose(clip.ego_pose[present], agents.poses)
     clear = agents.visibility[:num_observed] >= _CLEAR
     clear &= rng.random(clear.shape) >= missed
-    kept = np.isin(agents.ids, np.unique(clip.instance[present])) & clear.any(axis=0)
+    kept = np.isin(agents.ids, instance_ids(clip.instance[present])) & clear.any(axis=0)
     clear, seen = clear[:, kept], seen[:, kept]
     noise = rng.normal(0.0, jitter, (*clear.shape, 2)) * clear[..., None]
     count = clear.sum(axis=0)
@@ -99,10 +100,7 @@ def ideal_tracks(
 
 def straight_on(tracks: Tracks) -> np.ndarray:
     """Boxes (F + 1, N, 5) that go on with their velocity and heading."""
-    steps = np.arange(len(tracks.boxes))[:, None, None]
-    boxes = np.repeat(tracks.boxes[:1], len(tracks.boxes), axis=0)
-    boxes[..., :2] += tracks.offset + steps * tracks.velocity
-    return boxes
+    return round_the_bend(replace(tracks, turn=np.zeros_like(tracks.turn)))
 
 
 def round_the_bend(tracks: Tracks) -> np.ndarray:
@@ -111,13 +109,10 @@ def round_the_bend(tracks: Tracks) -> np.ndarray:
     boxes = np.repeat(tracks.boxes[:1], len(tracks.boxes), axis=0)
     boxes[..., 4] += steps * tracks.turn
     # The direction of a step is that in its middle.
-    angle = (steps[1:] - 0.5) * tracks.turn
-    x, y = tracks.velocity.T
-    moves = np.stack(
-        [np.cos(angle) * x - np.sin(angle) * y, np.sin(angle) * x + np.cos(angle) * y], axis=-1
-    )
+    turned = np.zeros((len(steps) - 1, len(tracks.ids), 3))
+    turned[..., 2] = (steps[1:] - 0.5) * tracks.turn
     boxes[..., :2] += tracks.offset
-    boxes[1:, :, :2] += moves.cumsum(axis=0)
+    boxes[1:, :, :2] += transform_points(turned, tracks.velocity).cumsum(axis=0)
     return boxes
 
 

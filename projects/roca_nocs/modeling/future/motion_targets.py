@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from roca_nocs.geometry.yaw_bins import wrap_angle
 from roca_nocs.modeling.criteria.clip_matching import FrameTargets
 
 
@@ -46,7 +47,7 @@ class MotionTargets:
             ValueError: a sample has poses of fewer steps.
         """
         device, grid = present.boxes.device, samples[0]["grid"]
-        ids, moved = present.ids.cpu().numpy(), []
+        ids, poses_of = present.ids.cpu().numpy(), []
         clip = present.clip.cpu().numpy()
         for number, sample in enumerate(samples):
             if "poses" not in sample.get("agents", ()):
@@ -64,15 +65,14 @@ class MotionTargets:
             target, agent = np.nonzero(ids[clip == number][:, None] == listed)
             found = np.full((num_future + 1, np.count_nonzero(clip == number), 3), np.nan)
             found[:, target] = poses[: num_future + 1, agent]
-            cells = grid.metres_to_cells(found[..., :2])
-            turn = found[..., 2] - found[:1, :, 2]
-            # Yaw grows from x, along the rows, to y, along the columns.
-            turn = -np.arctan2(np.sin(turn), np.cos(turn))
-            shift = (cells - cells[:1])[..., ::-1]
-            moved.append(np.concatenate([shift, turn[..., None]], axis=-1)[1:])
+            poses_of.append(found)
+        now, later = torch.from_numpy(np.concatenate(poses_of, axis=1)).split([1, num_future])
+        shift = grid.metres_to_cells(later[..., :2]) - grid.metres_to_cells(now[..., :2])
+        # Yaw grows from x, along the rows, to y, along the columns.
+        turn = -wrap_angle(later[..., 2:] - now[..., 2:])
         sides = torch.tensor([grid.width, grid.height], dtype=torch.float32, device=device)
         return MotionTargets(
-            moved=torch.from_numpy(np.concatenate(moved, axis=1)).float().to(device),
+            moved=torch.cat([shift.flip(-1), turn], dim=-1).float().to(device),
             reach=0.5 * (present.boxes[:, 2:] * sides).norm(dim=1),
             sides=sides,
         )
