@@ -6,15 +6,11 @@ import copy
 import csv
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from detectron2.config import LazyCall as L
 from detectron2.data import (
     DatasetCatalog,
@@ -26,6 +22,7 @@ from detectron2.structures import Boxes, Instances
 from omegaconf import OmegaConf
 
 from evaluation.ground_truth_model import GroundTruthModel, ground_truth_output
+from processes import run_in_group, run_two
 from roca_nocs.data.coco_json import DatasetError
 from roca_nocs.data.datasets.builtin import register_builtin
 from roca_nocs.data.mappers import SceneMapper
@@ -287,41 +284,17 @@ def test_list_of_evaluators_in_a_config(embedded_names: Path, tmp_path: Path) ->
     assert stored["alignment"]["instance"] == results["alignment"]["instance"]
 
 
-def run_worker(rank: int, folder: str, root: str) -> None:
+def run_worker(rank: int, folder: Path, root: str) -> None:
     """Evaluate every second image in one of two processes and store the results for the test."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    try:
-        register_builtin(Path(root))
-        part = ground_truth_batch()[rank::2]
-        evaluators = (RocaFrameEvaluator(NAME), AlignmentEvaluator(NAME, TRAIN))
-        results = [run(evaluator, part) for evaluator in evaluators]
-        Path(folder, f"result{rank}.json").write_text(json.dumps(results))
-    finally:
-        dist.destroy_process_group()
+    register_builtin(Path(root))
+    part = ground_truth_batch()[rank::2]
+    evaluators = (RocaFrameEvaluator(NAME), AlignmentEvaluator(NAME, TRAIN))
+    results = [run(evaluator, part) for evaluator in evaluators]
+    Path(folder, f"result{rank}.json").write_text(json.dumps(results))
 
 
 def test_two_processes(batch: Batch, embedded_root: Path, tmp_path: Path) -> None:
-    # This file is run as a program.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
-        "DETECTRON2_DATASETS": str(embedded_root),
-    }
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path), str(embedded_root)],
-            env=environment,
-        )
-        for rank in range(2)
-    ]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two(__file__, tmp_path, str(embedded_root), timeout=120)
     first, second = (json.loads((tmp_path / f"result{rank}.json").read_text()) for rank in range(2))
     assert second == [None, None]
     alone = [run(RocaFrameEvaluator(NAME), batch), run(AlignmentEvaluator(NAME, TRAIN), batch)]
@@ -329,4 +302,4 @@ def test_two_processes(batch: Batch, embedded_root: Path, tmp_path: Path) -> Non
 
 
 if __name__ == "__main__":
-    run_worker(int(sys.argv[1]), *sys.argv[2:])
+    run_in_group(run_worker)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import create_ddp_model
 from torch import nn
+
+from processes import run_in_group, run_two
 
 Inputs = list[dict[str, Any]]
 Halves = tuple[Inputs, Inputs]
@@ -28,33 +27,20 @@ def train_step(model: nn.Module, inputs: Inputs) -> Step:
 
 
 def run_worker(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     torch.manual_seed(rank)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    try:
-        results = []
-        for model, halves in torch.load(folder / "cases.pth", weights_only=False):
-            options = {"broadcast_buffers": False, "find_unused_parameters": False}
-            parallel = create_ddp_model(model, device_ids=None, **options)
-            # An unused parameter of the first step would be an error in the second.
-            results.append([train_step(parallel, halves[rank]) for _ in range(2)][-1])
-        torch.save(results, folder / f"out{rank}.pth")
-    finally:
-        dist.destroy_process_group()
+    results = []
+    for model, halves in torch.load(folder / "cases.pth", weights_only=False):
+        options = {"broadcast_buffers": False, "find_unused_parameters": False}
+        parallel = create_ddp_model(model, device_ids=None, **options)
+        # An unused parameter of the first step would be an error in the second.
+        results.append([train_step(parallel, halves[rank]) for _ in range(2)][-1])
+    torch.save(results, folder / f"out{rank}.pth")
 
 
 def steps_of_two(cases: list[tuple[nn.Module, Halves]], folder: Path) -> list[tuple[Step, Step]]:
     """For each case the step of both processes, which run the model on a half each."""
     torch.save(cases, folder / "cases.pth")
-    # This file is run as a program: the workers need no importable test package.
-    commands = [[sys.executable, __file__, str(rank), str(folder)] for rank in range(2)]
-    workers = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [worker.wait(timeout=280) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two(__file__, folder, timeout=280)
     first, second = (torch.load(folder / f"out{rank}.pth") for rank in range(2))
     return list(zip(first, second, strict=True))
 
@@ -91,4 +77,4 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_worker(int(sys.argv[1]), Path(sys.argv[2]))
+    run_in_group(run_worker)

@@ -1,13 +1,13 @@
 """Communication: alone, and between two real processes."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+
+from processes import run_in_group, run_two
 
 
 def test_single_process():
@@ -34,31 +34,24 @@ def test_local_group_of_a_single_process():
         comm.get_local_process_group()
 
 
-def run_worker(rank: int, folder: str) -> None:
+def run_worker(rank: int, folder: Path) -> None:
     """Exercise every function in one of two processes and store the results for the test."""
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    try:
-        results = {"before": local_rank_error()}
-        comm.create_local_process_group(1)
-        results["one_per_machine"] = (comm.get_local_size(), comm.get_local_rank())
-        comm.synchronize()
-        results["identity"] = (comm.get_world_size(), comm.get_rank(), comm.is_main_process())
-        results["all_gather"] = comm.all_gather({"rank": rank, "size": "x" * (1 + 1000 * rank)})
-        results["gather_0"] = comm.gather(rank)
-        results["gather_1"] = comm.gather([rank], dst=1)
-        results["seed"] = comm.shared_random_seed()
-        values = {"b": torch.tensor(2.0 + rank), "a": torch.tensor(10.0 * rank)}
-        results["mean"] = comm.reduce_dict(values)
-        results["sum"] = comm.reduce_dict(values, average=False)
-        results["inputs"] = values
-        alone = dist.new_group([0]), dist.new_group([1])
-        results["all_gather_alone"] = comm.all_gather(rank, group=alone[rank])
-        torch.save(results, f"{folder}/result{rank}.pth")
-    finally:
-        dist.destroy_process_group()
+    results = {"before": local_rank_error()}
+    comm.create_local_process_group(1)
+    results["one_per_machine"] = (comm.get_local_size(), comm.get_local_rank())
+    comm.synchronize()
+    results["identity"] = (comm.get_world_size(), comm.get_rank(), comm.is_main_process())
+    results["all_gather"] = comm.all_gather({"rank": rank, "size": "x" * (1 + 1000 * rank)})
+    results["gather_0"] = comm.gather(rank)
+    results["gather_1"] = comm.gather([rank], dst=1)
+    results["seed"] = comm.shared_random_seed()
+    values = {"b": torch.tensor(2.0 + rank), "a": torch.tensor(10.0 * rank)}
+    results["mean"] = comm.reduce_dict(values)
+    results["sum"] = comm.reduce_dict(values, average=False)
+    results["inputs"] = values
+    alone = dist.new_group([0]), dist.new_group([1])
+    results["all_gather_alone"] = comm.all_gather(rank, group=alone[rank])
+    torch.save(results, folder / f"result{rank}.pth")
 
 
 def local_rank_error() -> str:
@@ -70,14 +63,7 @@ def local_rank_error() -> str:
 
 
 def test_two_processes(tmp_path):
-    # This file is run as a program: the workers need no importable test package.
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    workers = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [worker.wait(timeout=120) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two(__file__, tmp_path, timeout=120)
     first, second = (torch.load(tmp_path / f"result{rank}.pth") for rank in range(2))
     assert "Local process group is not yet created" in first["before"]
     assert first["one_per_machine"] == second["one_per_machine"] == (1, 0)
@@ -94,20 +80,5 @@ def test_two_processes(tmp_path):
     assert (first["all_gather_alone"], second["all_gather_alone"]) == ([0], [1])
 
 
-@pytest.mark.standalone_only
-def test_closed_groups_leave_no_threads(tmp_path):
-    """A thread that still runs while the interpreter ends can abort the process."""
-    program = Path(__file__).with_name("closed_group.py")
-    workers = [
-        subprocess.Popen([sys.executable, program, str(rank), tmp_path], stdout=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    try:
-        assert [worker.communicate(timeout=120)[0].strip() for worker in workers] == [b"0", b"0"]
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
 if __name__ == "__main__":
-    run_worker(int(sys.argv[1]), sys.argv[2])
+    run_in_group(run_worker)

@@ -1,5 +1,6 @@
 """Jobs of two real processes on the CPU, joined by gloo."""
 
+import atexit
 import itertools
 import json
 from datetime import timedelta
@@ -54,7 +55,18 @@ def wrap_with_defaults() -> str:
     return f"{type(model).__name__} {model.device_ids} {model.module.weight.grad[0, 0].item()}"
 
 
+def group_threads() -> list[str]:
+    """Names of this process's threads that a process group started."""
+    names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
+    return [name.strip() for name in names if "gloo" in name]
+
+
+def write_threads_at_exit(path: Path) -> None:
+    atexit.register(lambda: path.write_text(json.dumps(group_threads())))
+
+
 def worker(folder: str, greeting: str) -> None:
+    write_threads_at_exit(Path(folder, f"threads{comm.get_rank()}.json"))
     report = {
         "greeting": greeting,
         "backend": dist.get_backend(),
@@ -65,6 +77,7 @@ def worker(folder: str, greeting: str) -> None:
         "gathered": comm.gather(comm.get_rank()),
         "wrapped": wrap_with_defaults(),
         "trained": train_in_parallel(Path(folder)),
+        "threads": len(group_threads()),
     }
     Path(folder, f"report{comm.get_rank()}.json").write_text(json.dumps(report))
 
@@ -111,7 +124,7 @@ def test_losses_are_averaged_on_the_main_process(job):
 def test_only_the_main_process_saves(job):
     folder, reports = job
     assert [report["trained"]["saves"] for report in reports] == [True, False]
-    names = {path.name for path in folder.iterdir() if not path.name.startswith("report")}
+    names = {path.name for path in folder.iterdir() if path.suffix != ".json"}
     assert names == {"last_checkpoint", "model_0000001.pth", "model_final.pth"}
     content = torch.load(folder / "model_final.pth")
     assert content["model"] == {"weight": torch.tensor(-3.0)}  # no "module." prefix
@@ -121,6 +134,15 @@ def test_only_the_main_process_saves(job):
 def test_cpu_models_are_wrapped_without_further_arguments(job):
     _, reports = job
     assert [report["wrapped"] for report in reports] == ["DistributedDataParallel None 1.0"] * 2
+
+
+@pytest.mark.standalone_only
+def test_processes_end_without_threads_of_the_group(job):
+    """A thread that still runs while the interpreter ends can abort the process."""
+    folder, reports = job
+    for rank, report in enumerate(reports):
+        assert report["threads"] > 0
+        assert json.loads((folder / f"threads{rank}.json").read_text()) == []
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with CUDA the processes would use NCCL")

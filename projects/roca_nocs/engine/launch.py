@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import gc
 import logging
 import os
 from collections.abc import Callable
@@ -80,6 +81,7 @@ def _run(main: Callable[[argparse.Namespace], object], args: argparse.Namespace)
 
 def _leave_group() -> None:
     if dist.is_initialized():
+        gc.collect()  # a wrapped model, garbage with cycles, would keep the group and its threads
         dist.destroy_process_group()
 
 

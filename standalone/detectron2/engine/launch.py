@@ -1,5 +1,6 @@
 """Start one process per GPU (or per CPU worker) and join them into a process group."""
 
+import gc
 import logging
 import socket
 from collections.abc import Callable
@@ -116,5 +117,8 @@ def _run_worker(
     # Nobody starts before all are connected, or a slow machine would cost the others a timeout.
     comm.synchronize()
     main_func(*args)
+    # A wrapped model is garbage with cycles that holds the group, whose threads could abort the
+    # process while the interpreter ends.
+    gc.collect()
     # After an exception peers may be gone, and closing the group could wait for them.
     dist.destroy_process_group()

@@ -1,14 +1,16 @@
 """Collective communication that also works in a single, un-initialised process."""
 
-import functools
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-_LOCAL_GROUP: tuple[dist.ProcessGroup, dist.ProcessGroup] | None = None
-"""(default group it was made under, group of the ranks on this machine)."""
+# Of each default group, which is not kept: the threads of a group that outlives its closing can
+# abort the process while the interpreter ends.
+_LOCAL_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+_GLOO_GROUPS: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
 
 
 def _is_initialized() -> bool:
@@ -39,7 +41,6 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         num_workers_per_machine: processes on each machine, a divisor of the world size. Rank ``r``
             is taken to run on machine ``r // num_workers_per_machine``.
     """
-    global _LOCAL_GROUP
     world_size = get_world_size()
     if num_workers_per_machine < 1 or world_size % num_workers_per_machine:
         raise ValueError(
@@ -49,12 +50,12 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     if not _is_initialized():
         return
     world = dist.group.WORLD
-    if _LOCAL_GROUP is not None and _LOCAL_GROUP[0] is world:
-        if dist.get_world_size(_LOCAL_GROUP[1]) != num_workers_per_machine:
+    if world in _LOCAL_GROUPS:
+        local_size = get_local_size()
+        if local_size != num_workers_per_machine:
             raise ValueError(
-                "The local process group already exists with "
-                f"{dist.get_world_size(_LOCAL_GROUP[1])} processes, cannot change it to "
-                f"{num_workers_per_machine}."
+                f"The local process group already exists with {local_size} processes, cannot "
+                f"change it to {num_workers_per_machine}."
             )
         return
     # torch wants every process to create every group, in the same order.
@@ -62,7 +63,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
         ranks = list(range(first, first + num_workers_per_machine))
         group = dist.new_group(ranks)
         if get_rank() in ranks:
-            _LOCAL_GROUP = (world, group)
+            _LOCAL_GROUPS[world] = group
 
 
 def get_local_process_group() -> dist.ProcessGroup:
@@ -71,13 +72,13 @@ def get_local_process_group() -> dist.ProcessGroup:
     Raises:
         RuntimeError: the group was never created.
     """
-    if _LOCAL_GROUP is None or not _is_initialized() or _LOCAL_GROUP[0] is not dist.group.WORLD:
+    if not _is_initialized() or dist.group.WORLD not in _LOCAL_GROUPS:
         raise RuntimeError(
             "Local process group is not yet created! Start processes with detectron2's launch(), "
             "or call comm.create_local_process_group(num_workers_per_machine) after "
             "torch.distributed.init_process_group()."
         )
-    return _LOCAL_GROUP[1]
+    return _LOCAL_GROUPS[dist.group.WORLD]
 
 
 def get_local_rank() -> int:
@@ -102,15 +103,11 @@ def synchronize() -> None:
 
 def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """A gloo group over all ranks, so that gathered objects take no GPU memory."""
-    # A gloo world must not be kept: its threads would outlive the closed group, and a thread that
-    # still runs while the interpreter ends can abort the process.
-    return _gloo_group(world) if dist.get_backend(world) == "nccl" else world
-
-
-@functools.lru_cache(maxsize=1)
-def _gloo_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
-    """Made once for each default group."""
-    return dist.new_group(backend="gloo")
+    if dist.get_backend(world) != "nccl":
+        return world
+    if world not in _GLOO_GROUPS:
+        _GLOO_GROUPS[world] = dist.new_group(backend="gloo")
+    return _GLOO_GROUPS[world]
 
 
 def all_gather(data: Any, group: dist.ProcessGroup | None = None) -> list[Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
+from processes import run_in_group, run_two
 from roca_nocs.modeling.criteria import AlignDETRCriterion, MixedMatcher
 
 MATCH_NUM = [2, 2, 2, 1]
@@ -20,13 +18,7 @@ def losses_of(outputs: dict, targets: list[dict[str, torch.Tensor]]) -> dict[str
 
 
 def run_worker(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    rendezvous = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=2)
-    try:
-        torch.save(losses_of(*torch.load(folder / f"input{rank}.pth")), folder / f"out{rank}.pth")
-    finally:
-        dist.destroy_process_group()
+    torch.save(losses_of(*torch.load(folder / f"input{rank}.pth")), folder / f"out{rank}.pth")
 
 
 def test_two_processes(tmp_path: Path) -> None:
@@ -38,14 +30,7 @@ def test_two_processes(tmp_path: Path) -> None:
         images = slice(2 * rank, 2 * rank + 2)
         half = map_tensors(outputs, lambda each, images=images: each[images])
         torch.save((half, targets[images]), tmp_path / f"input{rank}.pth")
-    # This file is run as a program: the workers need no importable test package.
-    commands = [[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)]
-    workers = [subprocess.Popen(command) for command in commands]
-    try:
-        assert [worker.wait(timeout=240) for worker in workers] == [0, 0]
-    finally:
-        for worker in workers:
-            worker.kill()
+    run_two(__file__, tmp_path, timeout=240)
     first, second = (torch.load(tmp_path / f"out{rank}.pth") for rank in range(2))
     expected = losses_of(outputs, targets)
     assert set(first) == set(second) == set(expected)
@@ -54,4 +39,4 @@ def test_two_processes(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_worker(int(sys.argv[1]), Path(sys.argv[2]))
+    run_in_group(run_worker)
