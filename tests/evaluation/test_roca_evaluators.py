@@ -293,7 +293,10 @@ def run_worker(rank: int, folder: Path, root: str) -> None:
     Path(folder, f"result{rank}.json").write_text(json.dumps(results))
 
 
-def test_two_processes(batch: Batch, embedded_root: Path, tmp_path: Path) -> None:
+def test_two_processes(
+    batch: Batch, embedded_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(embedded_root))
     run_two(__file__, tmp_path, str(embedded_root), timeout=120)
     first, second = (json.loads((tmp_path / f"result{rank}.json").read_text()) for rank in range(2))
     assert second == [None, None]
