@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,19 +11,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-TESTS = Path(__file__).parent
+from scripts import environment
 
 
 def run_two(program: str, folder: Path, *arguments: str, timeout: float) -> None:
     """Run a program with (rank, folder, further arguments) twice, side by side."""
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    workers = [
-        subprocess.Popen(
-            [sys.executable, program, str(rank), str(folder), *arguments],
-            env={**os.environ, "PYTHONPATH": paths},
-        )
-        for rank in range(2)
-    ]
+    commands = [[sys.executable, program, str(rank), str(folder), *arguments] for rank in range(2)]
+    workers = [subprocess.Popen(command, env=environment()) for command in commands]
     try:
         assert [worker.wait(timeout=timeout) for worker in workers] == [0, 0]
     finally:

@@ -11,12 +11,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
+def environment(**variables: str) -> dict[str, str]:
+    """Of a program for which modules of tests/ can be imported."""
+    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths, **variables}
+
+
 def run_script(script: str, *arguments: str, datasets: Path) -> str:
     """Run a script of tools/, for which modules of tests/ can be imported: what it printed."""
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(ROOT / "tools" / script), *arguments],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets), "PYTHONPATH": paths},
+        env=environment(DETECTRON2_DATASETS=str(datasets)),
         capture_output=True,
         text=True,
     )

@@ -21,6 +21,7 @@ from roca_nocs.engine import atomic_file, random_state
 from roca_nocs.engine.atomic_file import remove_leftovers, replace_file
 from roca_nocs.engine.checkpoint import Checkpointer, find_damage
 from roca_nocs.engine.weights_file import WeightsError
+from scripts import environment
 
 
 class Counter:
@@ -331,15 +332,11 @@ while True:
 def test_twenty_kills(tmp_path: Path) -> None:
     """kill -9 at random moments of a process that does nothing but write checkpoints."""
     generator = random.Random(0)
-    tests = Path(__file__).parents[1]
-    environment = os.environ | {
-        "PYTHONPATH": f"{tests}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    }
     newest, incomplete = -1, 0
     for _ in range(20):
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", _SAVER, str(tmp_path), str(newest + 1)],
-            env=environment,
+            env=environment(),
             stdout=subprocess.PIPE,
             text=True,
         )

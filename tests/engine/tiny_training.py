@@ -22,6 +22,8 @@ from detectron2.utils import comm
 from PIL import Image
 from torch import nn
 
+import scripts
+
 ROOT = Path(__file__).parents[2]
 
 _CONFIG = """
@@ -158,11 +160,10 @@ def run_train_net(
     launcher: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run tools/train_net.py in a process of its own, with this test's interpreter."""
-    paths = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    settings = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    settings = scripts.environment(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     return subprocess.run(
         [sys.executable, *launcher, str(ROOT / "tools/train_net.py"), *map(str, arguments)],
-        env=os.environ | settings | (environment or {}),
+        env=settings | (environment or {}),
         capture_output=True,
         text=True,
         timeout=240,

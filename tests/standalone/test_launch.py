@@ -61,12 +61,9 @@ def group_threads() -> list[str]:
     return [name.strip() for name in names if "gloo" in name]
 
 
-def write_threads_at_exit(path: Path) -> None:
-    atexit.register(lambda: path.write_text(json.dumps(group_threads())))
-
-
 def worker(folder: str, greeting: str) -> None:
-    write_threads_at_exit(Path(folder, f"threads{comm.get_rank()}.json"))
+    threads = Path(folder, f"threads{comm.get_rank()}.json")
+    atexit.register(lambda: threads.write_text(json.dumps(group_threads())))
     report = {
         "greeting": greeting,
         "backend": dist.get_backend(),
